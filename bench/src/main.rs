@@ -1,0 +1,4 @@
+//! `ringlog-bench`: the load generator.
+#![forbid(unsafe_code)]
+
+fn main() {}

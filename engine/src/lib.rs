@@ -1,0 +1,3 @@
+//! The engine moves bytes: the shard runtime, the I/O drivers, record batches, the log, the journal.
+
+pub mod record;

@@ -1,0 +1,1 @@
+//! Record batches and message sets: Kafka's bytes, read and patched in place.

@@ -1,0 +1,2 @@
+//! The server gives the bytes Kafka's meaning.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! The `ringlog` binary.
+#![forbid(unsafe_code)]
+
+fn main() {}
