@@ -142,7 +142,7 @@ fn header_of_a_batch_made_by_hand() {
         value: None,
         headers,
     };
-    assert_eq!(records, [record.clone()]);
+    assert_eq!(records, std::slice::from_ref(&record));
 
     let mut builder = BatchBuilder::new(Compression::None)
         .base_offset(5)
@@ -362,6 +362,13 @@ fn validate_answers_with_kafkas_codes() {
         bytes[57..61].copy_from_slice(&1_000_000i32.to_be_bytes());
     });
     assert_eq!(code(&many), 87, "more records than bytes");
+}
+
+#[test]
+fn validate_checks_producers_and_limits() {
+    let plain = || BatchBuilder::new(Compression::None);
+    let code = |bytes: &[u8]| validate(bytes, &PRODUCE).unwrap_err().code();
+    let good = sample(plain(), 3);
     assert_eq!(
         code(&sample(plain().producer(7, 0, -1), 1)),
         87,

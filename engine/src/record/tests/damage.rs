@@ -106,7 +106,7 @@ fn read_every_way(bytes: &[u8]) {
         assert!(batch.bytes.len() <= bytes.len());
         let _ = batch.header.check_crc(batch.bytes);
         if let Ok(reader) = BatchReader::open(batch.bytes, 10_000) {
-            let _ = reader.records().map(|record| record.is_ok()).count();
+            let _ = reader.records().filter(Result::is_ok).count();
         }
     }
     for batch in up_convert(bytes, &limits).unwrap_or_default() {
