@@ -11,7 +11,10 @@ use super::batch::{BatchHeader, LOG_OVERHEAD, TimestampType, timestamp_type_bit}
 use super::compression::{self, Compression, Lz4HeaderChecksum};
 use super::cursor::Cursor;
 use super::reader::Record;
-use super::{BatchError, NO_TIMESTAMP};
+use super::{
+    BatchError, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE,
+    NO_TIMESTAMP,
+};
 
 const CRC_FROM: usize = 16;
 /// Offset, size, crc, magic, attributes and two null lengths.
@@ -39,7 +42,21 @@ pub(super) fn parse_header(
     message_size: i32,
     magic: i8,
 ) -> Result<BatchHeader, BatchError> {
-    let mut header = BatchHeader::of_message(offset, message_size, magic);
+    let mut header = BatchHeader {
+        base_offset: offset,
+        batch_length: message_size,
+        partition_leader_epoch: NO_PARTITION_LEADER_EPOCH,
+        magic,
+        crc: 0,
+        attributes: 0,
+        last_offset_delta: 0,
+        base_timestamp: NO_TIMESTAMP,
+        max_timestamp: NO_TIMESTAMP,
+        producer_id: NO_PRODUCER_ID,
+        producer_epoch: NO_PRODUCER_EPOCH,
+        base_sequence: NO_SEQUENCE,
+        record_count: 1,
+    };
     let bytes_min = message_bytes_min(magic);
     if header.size_in_bytes() < bytes_min {
         return Err(BatchError::CorruptMessage(format!(
@@ -73,11 +90,11 @@ pub(super) fn crc(entry: &[u8]) -> u32 {
     crc_fast::crc32_iso_hdlc(entry.get(CRC_FROM..).unwrap_or_default())
 }
 
+/// Each null or bytes.
+type KeyAndValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
 /// Key and value of an entry, which must be all of `entry`.
-fn parse_body<'a>(
-    entry: &'a [u8],
-    header: &BatchHeader,
-) -> Result<(Option<&'a [u8]>, Option<&'a [u8]>), BatchError> {
+fn parse_body<'a>(entry: &'a [u8], header: &BatchHeader) -> Result<KeyAndValue<'a>, BatchError> {
     let fields = || {
         let mut cursor = Cursor::new(entry);
         // All but the two lengths.

@@ -145,9 +145,8 @@ impl<'a> BatchRecords<'a> {
 
     fn read(&mut self) -> Result<Record<'a>, BatchError> {
         let available = self.cursor.remaining();
-        let body = match self.cursor.varint_bytes() {
-            Some(Some(body)) => body,
-            _ => return Err(self.invalid(&format!("does not fit the {available} bytes left"))),
+        let Some(Some(body)) = self.cursor.varint_bytes() else {
+            return Err(self.invalid(&format!("does not fit the {available} bytes left")));
         };
         let (offset_delta, mut record) = parse_record(body)
             .ok_or_else(|| self.invalid(&format!("fields do not fit its {} bytes", body.len())))?;
