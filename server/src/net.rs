@@ -1,0 +1,3 @@
+//! What stands between a socket and a handler: frames are checked here before they are decoded.
+
+pub mod schema;
