@@ -164,8 +164,10 @@ fn a_length_that_the_bytes_do_not_prove_is_refused_without_allocation() {
                         let (result, asked) = allocated(|| accepts(schema, version, &bytes));
                         assert!(
                             result.is_err(),
-                            "{} v{version} {length:?} {value:02x?} in {bytes:02x?}",
-                            schema.name
+                            "{} v{version} {} at {}: {value:02x?} in {bytes:02x?}",
+                            schema.name,
+                            length.field,
+                            length.offset
                         );
                         assert_eq!(asked, 0);
                         tried += 1;
