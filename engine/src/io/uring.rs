@@ -1,0 +1,429 @@
+//! The real driver: one io_uring per shard, single issuer, deferred task work (Linux 6.1 or later).
+//!
+//! Completions are taken only when the shard enters the kernel, so all that a turn asked for goes
+//! in with one system call. Buffered writes are not submitted but made inline (see
+//! [`super::Io::write_at`]); names and whole files go to the helper threads.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BufMut;
+use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode, squeue};
+
+use super::executor::ReadyQueue;
+use super::op::{Completion, FileOp, Op, Output, Token};
+use super::system;
+use super::worker::Worker;
+
+const SUBMISSION_ENTRIES: u32 = 256;
+const COMPLETION_ENTRIES: u32 = 4096;
+/// `user_data` of the read of the eventfd and of cancellations; tokens are slab indexes, far below.
+const WAKE: u64 = u64::MAX;
+const CANCELLATION: u64 = u64::MAX - 1;
+/// Most buffers of one sqe.
+const IO_SLICES_MAX: usize = 64;
+
+/// An operation in flight: what the kernel may touch lives here until its completion.
+struct InFlight {
+    op: Op,
+    /// Buffers that are done, and bytes of the next one.
+    cursor: (usize, usize),
+    vectors: Vec<libc::iovec>,
+    header: Option<Box<libc::msghdr>>,
+}
+
+/// State of the driver.
+pub(crate) struct Uring {
+    ring: IoUring,
+    in_flight: BTreeMap<Token, Box<InFlight>>,
+    queue: Arc<ReadyQueue>,
+    worker: Worker,
+    wake_counter: Box<[u8; 8]>,
+    wake_armed: bool,
+}
+
+fn build(submission: u32, completion: u32) -> io::Result<IoUring> {
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_cqsize(completion)
+        .build(submission)
+}
+
+impl Uring {
+    /// Sets up a ring of the kind a shard needs, and gives it back.
+    pub(crate) fn probe() -> io::Result<()> {
+        build(SUBMISSION_ENTRIES, COMPLETION_ENTRIES).map(|_| ())
+    }
+
+    pub(crate) fn new(queue: &Arc<ReadyQueue>) -> io::Result<Uring> {
+        let eventfd = queue.eventfd().expect("a real shard has an eventfd");
+        Ok(Uring {
+            ring: build(SUBMISSION_ENTRIES, COMPLETION_ENTRIES)?,
+            in_flight: BTreeMap::new(),
+            worker: Worker::new(rustix::io::dup(eventfd)?),
+            queue: queue.clone(),
+            wake_counter: Box::new([0; 8]),
+            wake_armed: false,
+        })
+    }
+
+    pub(crate) fn start(&mut self, token: Token, op: Op) -> Option<Completion> {
+        match op {
+            Op::WriteAt(file, buffers, position) => {
+                return Some(system::write_at(&file, &buffers, position).map(|()| Output::Nothing));
+            }
+            Op::File(op) if !in_ring(&op) => self.worker.start(token, op),
+            op => {
+                let (cursor, vectors, header) = ((0, 0), Vec::new(), None);
+                let mut in_flight = Box::new(InFlight {
+                    op,
+                    cursor,
+                    vectors,
+                    header,
+                });
+                let entry = in_flight.entry().user_data(token as u64);
+                self.in_flight.insert(token, in_flight);
+                self.push(&entry);
+            }
+        }
+        None
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: what the entry points to is owned by `self.in_flight` (or `self`) until its
+            // completion has been taken.
+            let pushed = unsafe { self.ring.submission().push(entry) };
+            if pushed.is_ok() {
+                return;
+            }
+            self.enter(0, None);
+        }
+    }
+
+    /// Asks the kernel to give the operation up; its completion still comes.
+    pub(crate) fn cancel(&mut self, token: Token) -> bool {
+        if self.in_flight.contains_key(&token) {
+            let entry = opcode::AsyncCancel::new(token as u64)
+                .build()
+                .user_data(CANCELLATION);
+            self.push(&entry);
+        }
+        false
+    }
+
+    pub(crate) fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        completions: &mut Vec<(Token, Completion)>,
+    ) {
+        if !self.wake_armed {
+            self.arm_wake();
+        }
+        if timeout == Some(Duration::ZERO) {
+            let submission = self.ring.submission();
+            let idle = submission.is_empty() && !submission.taskrun();
+            drop(submission);
+            if !idle {
+                self.enter(0, None);
+            }
+        } else {
+            self.enter(1, timeout);
+        }
+        self.reap(completions);
+        self.worker.take(completions);
+    }
+
+    fn arm_wake(&mut self) {
+        let eventfd = self
+            .queue
+            .eventfd()
+            .expect("a real shard has an eventfd")
+            .as_raw_fd();
+        let entry = opcode::Read::new(Fd(eventfd), self.wake_counter.as_mut_ptr(), 8).build();
+        self.push(&entry.user_data(WAKE));
+        self.wake_armed = true;
+    }
+
+    fn enter(&self, want: usize, timeout: Option<Duration>) {
+        let submitter = self.ring.submitter();
+        let result = if want == 0 {
+            // Deferred task work runs only with GETEVENTS, which the crate sets only if it waits.
+            const GETEVENTS: u32 = 1;
+            // SAFETY: no argument is passed; the entries are owned as `push` says.
+            unsafe { self.enter_raw(GETEVENTS) }
+        } else if let Some(timeout) = timeout {
+            let time = Timespec::new()
+                .sec(timeout.as_secs())
+                .nsec(timeout.subsec_nanos());
+            submitter.submit_with_args(want, &SubmitArgs::new().timespec(&time))
+        } else {
+            submitter.submit_and_wait(want)
+        };
+        match result.map_err(|error| error.raw_os_error()) {
+            Ok(_) | Err(Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
+            Err(error) => panic!("io_uring_enter: errno {error:?}"),
+        }
+    }
+
+    /// io_uring_enter(2) that submits everything and waits for nothing.
+    ///
+    /// # Safety
+    /// What the submitted entries point to must live until their completions.
+    unsafe fn enter_raw(&self, flags: u32) -> io::Result<usize> {
+        // SAFETY: a shared view of the queue, used only to count on the thread that owns the ring.
+        let pending = unsafe { self.ring.submission_shared() }.len();
+        let pending = u32::try_from(pending).expect("at most SUBMISSION_ENTRIES");
+        // SAFETY: handed on to the caller.
+        unsafe {
+            self.ring
+                .submitter()
+                .enter::<libc::sigset_t>(pending, 0, flags, None)
+        }
+    }
+
+    fn reap(&mut self, completions: &mut Vec<(Token, Completion)>) {
+        loop {
+            let Some(cqe) = self.ring.completion().next() else {
+                return;
+            };
+            match cqe.user_data() {
+                WAKE => self.wake_armed = false,
+                CANCELLATION => {}
+                token => self.completed(token as Token, cqe.result(), completions),
+            }
+        }
+    }
+
+    fn completed(&mut self, token: Token, result: i32, completions: &mut Vec<(Token, Completion)>) {
+        let Some(mut in_flight) = self.in_flight.remove(&token) else {
+            panic!("completion of the unknown operation {token}")
+        };
+        match in_flight.finish(result) {
+            Some(completion) => completions.push((token, completion)),
+            None => {
+                let entry = in_flight.entry().user_data(token as u64);
+                self.in_flight.insert(token, in_flight);
+                self.push(&entry);
+            }
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let any = CancelBuilder::any();
+        let _ = self.ring.submitter().register_sync_cancel(None, any);
+        let mut completions = Vec::new();
+        for _ in 0..1000 {
+            if self.in_flight.is_empty() {
+                return;
+            }
+            self.enter(1, Some(Duration::from_millis(1)));
+            self.reap(&mut completions);
+            completions.clear();
+        }
+        // The kernel may still write into these buffers: a leak at the end is the lesser evil.
+        std::mem::forget(std::mem::take(&mut self.in_flight));
+    }
+}
+
+fn in_ring(op: &FileOp) -> bool {
+    match op {
+        FileOp::SyncData(_) | FileOp::WriteDurable(..) | FileOp::ReadAt(..) => true,
+        FileOp::SyncRange(_, _, length) => u32::try_from(*length).is_ok(),
+        FileOp::Open(..)
+        | FileOp::Length(_)
+        | FileOp::Truncate(..)
+        | FileOp::Allocate(..)
+        | FileOp::Rename(..)
+        | FileOp::RemoveFile(_)
+        | FileOp::CreateDirectory(_)
+        | FileOp::RemoveDirectory(_)
+        | FileOp::ListDirectory(_)
+        | FileOp::SyncDirectory(_) => false,
+    }
+}
+
+fn vector(bytes: &[u8]) -> libc::iovec {
+    libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    }
+}
+
+impl InFlight {
+    /// The sqe of what is left of the operation. The pointers in it stay valid: the operation is
+    /// boxed, and its buffers do not move.
+    fn entry(&mut self) -> squeue::Entry {
+        let (index, offset) = self.cursor;
+        match &mut self.op {
+            Op::Accept(listener) => {
+                let fd = Fd(listener.0.fd().as_raw_fd());
+                opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
+                    .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
+                    .build()
+            }
+            Op::Receive(socket, buffer, limit) => {
+                let spare = buffer.spare_capacity_mut();
+                let length = u32::try_from(spare.len().min(*limit)).unwrap_or(u32::MAX);
+                let pointer = spare.as_mut_ptr().cast();
+                opcode::Recv::new(Fd(socket.0.fd().as_raw_fd()), pointer, length).build()
+            }
+            Op::Send(socket, buffers) => {
+                let fd = Fd(socket.0.fd().as_raw_fd());
+                let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+                self.vectors.clear();
+                let rest = buffers[index..].iter().take(IO_SLICES_MAX).enumerate();
+                self.vectors.extend(
+                    rest.map(|(i, bytes)| vector(if i == 0 { &bytes[offset..] } else { bytes })),
+                );
+                if let [one] = self.vectors[..] {
+                    let length = u32::try_from(one.iov_len).unwrap_or(u32::MAX);
+                    return opcode::Send::new(fd, one.iov_base.cast(), length)
+                        .flags(flags)
+                        .build();
+                }
+                // SAFETY: all-zero is a valid msghdr.
+                let mut header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
+                header.msg_iov = self.vectors.as_mut_ptr();
+                header.msg_iovlen = self.vectors.len();
+                let header = self.header.insert(header);
+                opcode::SendMsg::new(fd, &raw const **header)
+                    .flags(flags.cast_unsigned())
+                    .build()
+            }
+            Op::Writable(socket) => {
+                let fd = Fd(socket.0.fd().as_raw_fd());
+                opcode::PollAdd::new(fd, u32::from(libc::POLLOUT.cast_unsigned())).build()
+            }
+            Op::File(op) => file_entry(op, &mut self.cursor, &mut self.vectors),
+            Op::SendFile(..) | Op::WriteAt(..) => panic!("{:?} is not submitted", self.op),
+        }
+    }
+
+    /// Takes the result of the sqe; `None` if a part is left to submit.
+    fn finish(&mut self, result: i32) -> Option<Completion> {
+        let Ok(count) = usize::try_from(result) else {
+            let errno = result.wrapping_neg();
+            if errno == libc::EINTR || errno == libc::EAGAIN {
+                return None;
+            }
+            return Some(Err(io::Error::from_raw_os_error(errno)));
+        };
+        let output = match &mut self.op {
+            Op::Accept(_) => {
+                // SAFETY: the kernel has just given this descriptor to us, to nobody else.
+                let fd = unsafe { OwnedFd::from_raw_fd(result) };
+                return Some(
+                    system::accepted(fd).map(|(socket, peer)| Output::Connection(socket, peer)),
+                );
+            }
+            Op::Receive(_, buffer, _) => {
+                // SAFETY: the kernel has initialised `count` bytes of the spare capacity.
+                unsafe { buffer.advance_mut(count) };
+                Output::Buffer(std::mem::take(buffer), count)
+            }
+            Op::Send(_, buffers) => {
+                system::advance(buffers, &mut self.cursor, count);
+                if self.cursor.0 < buffers.len() {
+                    return None;
+                }
+                Output::Nothing
+            }
+            Op::File(FileOp::ReadAt(_, buffer, position, length)) => {
+                // SAFETY: as for a receive.
+                unsafe { buffer.advance_mut(count) };
+                *position += count as u64;
+                *length -= count;
+                if count > 0 && *length > 0 {
+                    return None;
+                }
+                let read = buffer.len();
+                Output::Buffer(std::mem::take(buffer), read)
+            }
+            Op::File(FileOp::WriteDurable(_, buffers, position)) => {
+                *position += count as u64;
+                let lengths = buffers.iter().map(|buffer| buffer.len());
+                advance_lengths(lengths, &mut self.cursor, count);
+                if self.cursor.0 < buffers.len() {
+                    return if count == 0 {
+                        Some(Err(io::ErrorKind::WriteZero.into()))
+                    } else {
+                        None
+                    };
+                }
+                Output::Aligned(std::mem::take(buffers))
+            }
+            _ => Output::Nothing,
+        };
+        Some(Ok(output))
+    }
+}
+
+fn advance_lengths(
+    lengths: impl Iterator<Item = usize>,
+    cursor: &mut (usize, usize),
+    mut count: usize,
+) {
+    for length in lengths.skip(cursor.0) {
+        let rest = length - cursor.1;
+        if count < rest {
+            cursor.1 += count;
+            return;
+        }
+        count -= rest;
+        *cursor = (cursor.0 + 1, 0);
+    }
+}
+
+fn file_entry(
+    op: &mut FileOp,
+    cursor: &mut (usize, usize),
+    vectors: &mut Vec<libc::iovec>,
+) -> squeue::Entry {
+    match op {
+        FileOp::SyncData(file) => opcode::Fsync::new(Fd(file.0.fd().as_raw_fd()))
+            .flags(FsyncFlags::DATASYNC)
+            .build(),
+        FileOp::SyncRange(file, position, length) => {
+            let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+                | libc::SYNC_FILE_RANGE_WRITE
+                | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+            let length = u32::try_from(*length).expect("checked by `in_ring`");
+            opcode::SyncFileRange::new(Fd(file.0.fd().as_raw_fd()), length)
+                .offset(*position)
+                .flags(flags)
+                .build()
+        }
+        FileOp::WriteDurable(file, buffers, position) => {
+            let (index, offset) = *cursor;
+            vectors.clear();
+            let rest = buffers[index..].iter().take(IO_SLICES_MAX).enumerate();
+            vectors.extend(
+                rest.map(|(i, bytes)| vector(if i == 0 { &bytes[offset..] } else { bytes })),
+            );
+            let length = u32::try_from(vectors.len()).expect("at most IO_SLICES_MAX");
+            opcode::Writev::new(Fd(file.0.fd().as_raw_fd()), vectors.as_ptr(), length)
+                .offset(*position)
+                .rw_flags(libc::RWF_DSYNC)
+                .build()
+        }
+        FileOp::ReadAt(file, buffer, position, length) => {
+            let spare = buffer.spare_capacity_mut();
+            let length = u32::try_from(spare.len().min(*length)).unwrap_or(u32::MAX);
+            let pointer = spare.as_mut_ptr().cast();
+            opcode::Read::new(Fd(file.0.fd().as_raw_fd()), pointer, length)
+                .offset(*position)
+                .build()
+        }
+        other => panic!("{other:?} is not submitted"),
+    }
+}
