@@ -89,7 +89,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
     /// No schema for this key: the API is not Kafka's, or the server does not handle it.
-    #[error("no API has key {api_key}")]
+    #[error("API key {api_key} is not handled here")]
     UnknownApi {
         /// The key that the client sent.
         api_key: i16,
