@@ -146,6 +146,11 @@ fn is_zookeeper(bytes: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test that panics has failed, as it should"
+)]
 mod tests {
     use super::*;
 
