@@ -168,11 +168,9 @@ fn check(file: &Path) -> Exit {
     match BrokerConfig::load(&layers) {
         Ok(Loaded { notes, .. }) => {
             // Whoever asks for a check wants to hear of a slip before the broker shrugs it off.
-            let has_unknown = notes
-                .iter()
-                .any(|note| note.what.starts_with("unknown key"));
+            let has_unknown = notes.iter().any(|note| note.is_unknown_key);
             for mut note in notes {
-                if note.what.starts_with("unknown key") {
+                if note.is_unknown_key {
                     note.level = Level::Error;
                 }
                 eprintln!("{note}");

@@ -218,6 +218,7 @@ impl BrokerConfig {
         };
         check_retention(&settings, problems);
         check_min_insync(&settings, problems);
+        check_compression(&settings, problems);
         Some(Self {
             node_id: node_id(&settings, problems),
             listeners,
@@ -343,6 +344,17 @@ fn check_min_insync(settings: &Settings, problems: &mut Vec<Problem>) {
     if wanted > 1 {
         let what = format!("'{name}={wanted}' refuses every produce with acks=all");
         let hint = "there is one replica, and NOT_ENOUGH_REPLICAS is Kafka's answer; set it to 1";
+        problems.push(settings.problem(Level::Warn, name, &what, hint));
+    }
+}
+
+/// Recompressing would open every batch on the produce path.
+fn check_compression(settings: &Settings, problems: &mut Vec<Problem>) {
+    let name = "compression.type";
+    let codec = settings.text(name).unwrap_or_default();
+    if codec != "producer" {
+        let what = format!("'{name}={codec}' is read as 'producer'");
+        let hint = "batches are stored as the producer compressed them; set its compression.type";
         problems.push(settings.problem(Level::Warn, name, &what, hint));
     }
 }

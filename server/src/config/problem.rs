@@ -52,6 +52,8 @@ pub struct Problem {
     pub place: Option<Place>,
     /// Why, or what to do.
     pub hint: String,
+    /// Whether it is about a key that nobody knows: `config check` is stricter there than a start.
+    pub is_unknown_key: bool,
 }
 
 impl Problem {
@@ -62,6 +64,7 @@ impl Problem {
             what: what.into(),
             place: None,
             hint: hint.into(),
+            is_unknown_key: false,
         }
     }
 

@@ -254,7 +254,7 @@ impl Settings {
         };
         match keys::find(name.trim()) {
             Some(key) => self.add(key.name, value, Source::Override, problems),
-            None => problems.extend(unknown_key(name.trim(), " (--override)", None)),
+            None => problems.push(unknown_key(name.trim(), " (--override)", None)),
         }
     }
 
@@ -294,7 +294,7 @@ impl Settings {
                     let source = Source::File(place(entry.value_span));
                     self.add(key.name, &entry.value, source, &mut found);
                 }
-                None => found.extend(unknown_key(&entry.key, "", Some(place(entry.key_span)))),
+                None => found.push(unknown_key(&entry.key, "", Some(place(entry.key_span)))),
             }
         }
         found.reverse();
@@ -385,23 +385,20 @@ fn syntax_problem(path: &str, error: SyntaxError) -> Problem {
 }
 
 /// Kafka passes over unknown keys with a line in the log, since plugins bring keys of their own.
-fn unknown_key(name: &str, where_text: &str, place: Option<Place>) -> Option<Problem> {
+fn unknown_key(name: &str, where_text: &str, place: Option<Place>) -> Problem {
+    if keys::is_listener_key(name) {
+        let what = format!("'{}'{where_text} has no effect", quoted(name));
+        let hint = "this release speaks PLAINTEXT without authentication on every listener";
+        return Problem::new(Level::Warn, what, hint).at(place);
+    }
     let what = format!("unknown key '{}'{where_text}", quoted(name));
-    let hint = if keys::is_listener_key(name) {
-        return Some(
-            Problem::new(
-                Level::Warn,
-                format!("'{}'{where_text} has no effect", quoted(name)),
-                "this release speaks PLAINTEXT without authentication on every listener",
-            )
-            .at(place),
-        );
-    } else if let Some(nearest) = keys::nearest(name) {
-        format!("did you mean '{nearest}'?")
-    } else {
-        "Kafka 3.9 has no such key; it changes nothing".to_owned()
+    let hint = match keys::nearest(name) {
+        Some(nearest) => format!("did you mean '{nearest}'?"),
+        None => "Kafka 3.9 has no such key; it changes nothing".to_owned(),
     };
-    Some(Problem::new(Level::Warn, what, hint).at(place))
+    let mut problem = Problem::new(Level::Warn, what, hint).at(place);
+    problem.is_unknown_key = true;
+    problem
 }
 
 /// Kafka's number for where a value came from (`DescribeConfigsResponse.ConfigSource`).

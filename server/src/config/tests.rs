@@ -326,6 +326,11 @@ fn ignored_key_says_what_happens_instead() {
            |   1 | num.io.threads=16\n   \
            |                      ^^ ringlog.cores replaces it: one pinned thread per core does network and disk"
     );
+    let notes = overriding(&["compression.type=zstd"]).expect("valid").notes;
+    assert_eq!(
+        notes[0].what,
+        "'compression.type=zstd' is read as 'producer' (--override)"
+    );
     let notes = overriding(&["offsets.topic.replication.factor=3"])
         .expect("valid")
         .notes;

@@ -57,7 +57,7 @@ pub static KEYS: &[TopicKey] = table! {
     ["cleanup.policy", List, Plain, Rule::OneOf(&["compact", "delete"]), [("log.cleanup.policy", 1)], "delete", "What happens to old segments: delete, compact or both."],
     ["compression.gzip.level", Int, Plain, Rule::Any, [("compression.gzip.level", 1)], "-1", "Level of gzip when the broker compresses."],
     ["compression.lz4.level", Int, Plain, Rule::Between(1, 17), [("compression.lz4.level", 1)], "9", "Level of lz4 when the broker compresses."],
-    ["compression.type", String, Plain, CODECS, [("compression.type", 1)], "producer", "Codec of stored batches; 'producer' stores them as they came."],
+    ["compression.type", String, Plain, CODECS, [("compression.type", 1)], "producer", "Codec of stored batches; 'producer' stores them as they came and is the one that acts here."],
     ["compression.zstd.level", Int, Plain, Rule::Between(-131072, 22), [("compression.zstd.level", 1)], "3", "Level of zstd when the broker compresses."],
     ["delete.retention.ms", Long, Ms, Rule::AtLeast(0), [("log.cleaner.delete.retention.ms", 1)], "86400000", "How long a compacted topic keeps its tombstones."],
     ["file.delete.delay.ms", Long, Ms, Rule::AtLeast(0), [("log.segment.delete.delay.ms", 1)], "60000", "Wait between renaming a segment to .deleted and removing it."],

@@ -72,7 +72,7 @@ pub static KEYS: &[Key] = table! {
     ["client.quota.callback.class", Class, Plain, None, Any, AcceptedIgnored(JVM), "Class that computes client quotas."],
     ["compression.gzip.level", Int, Plain, Some("-1"), Any, AcceptedIgnored(KEEP), "Level of gzip when the broker compresses."],
     ["compression.lz4.level", Int, Plain, Some("9"), Between(1, 17), AcceptedIgnored(KEEP), "Level of lz4 when the broker compresses."],
-    ["compression.type", String, Plain, Some("producer"), OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Acts, "Codec of stored batches; 'producer' stores them as they came."],
+    ["compression.type", String, Plain, Some("producer"), OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Acts, "Codec of stored batches; 'producer' stores them as they came and is the one that acts here."],
     ["compression.zstd.level", Int, Plain, Some("3"), Between(-131072, 22), AcceptedIgnored(KEEP), "Level of zstd when the broker compresses."],
     ["connection.failed.authentication.delay.ms", Int, Ms, Some("100"), AtLeast(0), AcceptedIgnored(SEC), "Wait before a failed login is answered."],
     ["connections.max.idle.ms", Long, Ms, Some("600000"), AtLeast(-1), Acts, "Close a connection that was silent for so long."],
