@@ -143,7 +143,7 @@ impl Shard {
             io: io.clone(),
             broker: broker.clone(),
             groups: Groups::new(broker),
-            sessions: RefCell::new(Sessions::new(id, broker.config.fetch_session_slots)),
+            sessions: RefCell::new(Sessions::new(id, senders.len(), broker.config.network.fetch_sessions_max)),
             connections: Connections::default(),
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             image: RefCell::default(),

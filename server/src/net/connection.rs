@@ -21,7 +21,7 @@ use ringlog_engine::clock::Instant;
 use ringlog_engine::io::{Io, Socket};
 use slab::Slab;
 
-use super::protocol_hint;
+use super::foreign_protocol::ForeignProtocol;
 use super::response::{Part, Response};
 use crate::dispatch::{self, Answer, Call, Refused};
 use crate::shard::Shard;
@@ -154,13 +154,13 @@ async fn read(
             Ok(frame) => frame,
             Err(end) => {
                 if let End::Garbage(_) = &end
-                    && let Some(hint) = protocol_hint::guess(&buffer)
+                    && let Some(foreign) = ForeignProtocol::guess(&buffer)
                 {
-                    let answer = hint.answer.map_or(Answer::None, Answer::Raw);
+                    let answer = Answer::Raw(Bytes::from(foreign.answer()));
                     let last = Queued { correlation_id: 0, flexible: false, answer };
                     // The writer may have gone already.
                     let _ = queue.send(last).await;
-                    return End::Garbage(hint.message.to_owned());
+                    return End::Garbage(foreign.hint().to_owned());
                 }
                 return end;
             }
