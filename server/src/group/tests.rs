@@ -34,6 +34,8 @@ struct Client {
     instance_id: Option<String>,
     topics: Vec<String>,
     protocols: Vec<String>,
+    session_ms: i32,
+    rebalance_ms: i32,
     generation: i32,
 }
 
@@ -43,6 +45,8 @@ impl Client {
             version,
             topics: vec!["orders".into()],
             protocols: vec!["range".into()],
+            session_ms: SESSION_MS,
+            rebalance_ms: REBALANCE_MS,
             generation: -1,
             ..Self::default()
         }
@@ -74,8 +78,8 @@ impl Client {
         GroupRequest::JoinGroup(
             JoinGroupRequest::default()
                 .with_group_id(text("g").into())
-                .with_session_timeout_ms(SESSION_MS)
-                .with_rebalance_timeout_ms(REBALANCE_MS)
+                .with_session_timeout_ms(self.session_ms)
+                .with_rebalance_timeout_ms(self.rebalance_ms)
                 .with_member_id(text(&self.member_id))
                 .with_group_instance_id(self.instance_id.as_deref().map(text))
                 .with_protocol_type(text("consumer"))

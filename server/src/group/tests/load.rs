@@ -92,7 +92,7 @@ fn a_group_over_the_limit_is_rebalanced_after_the_load() {
 fn while_loading_each_api_answers_as_kafka_does() {
     let mut harness = Harness::new();
     let partition = partition_for_group("g", PARTITIONS);
-    harness.coordinator.begin_load(partition);
+    harness.coordinator.begin_load(harness.now_ms, partition);
     let client = Client {
         member_id: "m".into(),
         generation: 1,
@@ -140,6 +140,7 @@ fn bad_and_unknown_records_are_counted_and_skipped() {
     loaded.record(&offset, Some(&[0, 3, 1]));
     let mut harness = Harness::new();
     let partition = partition_for_group("g", PARTITIONS);
+    harness.coordinator.begin_load(0, partition);
     let (actions, report) = harness.coordinator.finish_load(0, partition, loaded);
     assert!(actions.is_empty());
     assert_eq!((report.records_unknown, report.records_bad), (1, 3));
@@ -148,4 +149,25 @@ fn bad_and_unknown_records_are_counted_and_skipped() {
         Some(record_format::FormatError::Truncated)
     );
     assert_eq!(report.groups, 0);
+}
+
+#[test]
+fn a_load_that_ends_after_an_unload_has_no_effect() {
+    let mut harness = Harness::new();
+    let partition = partition_for_group("g", PARTITIONS);
+    harness.commit(&Client::new(2), 0, 5);
+    let mut loaded = LoadedGroups::default();
+    for (key, value) in &harness.log {
+        loaded.record(key, value.as_deref());
+    }
+    harness.coordinator.begin_load(harness.now_ms, partition);
+    harness.coordinator.unload(harness.now_ms, partition);
+    harness
+        .coordinator
+        .finish_load(harness.now_ms, partition, loaded);
+    assert_eq!(
+        error(harness.describe().error_code),
+        Some(ResponseError::NotCoordinator)
+    );
+    assert!(harness.coordinator.groups.is_empty());
 }

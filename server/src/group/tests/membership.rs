@@ -533,3 +533,30 @@ fn a_batch_of_members_leaves() {
     assert_eq!(codes, [0, 0, unknown, unknown]);
     assert_eq!(harness.describe().members.len(), 1);
 }
+
+#[test]
+fn a_first_join_that_waits_five_minutes_is_dropped() {
+    let mut harness = Harness::new();
+    let mut clients = vec![Client {
+        rebalance_ms: 1_000_000,
+        ..Client::new(9)
+    }];
+    harness.stable_group(&mut clients);
+    let waiting = harness.begin_join(&Client::new(2));
+    for _ in 0..30 {
+        assert!(harness.waits(waiting));
+        assert_eq!(
+            harness.heartbeat(&clients[0]),
+            Some(ResponseError::RebalanceInProgress)
+        );
+        harness.sleep(9_999);
+    }
+    assert_eq!(
+        harness.heartbeat(&clients[0]),
+        Some(ResponseError::RebalanceInProgress)
+    );
+    harness.sleep(30);
+    let response = harness.join_reply(waiting);
+    assert_eq!(response.error_code, ResponseError::UnknownMemberId.code());
+    assert!(response.member_id.is_empty());
+}

@@ -394,3 +394,18 @@ impl LoadedFrom {
         alive
     }
 }
+
+#[test]
+fn offsets_of_deleted_partitions_go() {
+    let mut harness = Harness::new();
+    let client = simple_consumer();
+    harness.commit(&client, 0, 1);
+    harness.commit(&client, 1, 1);
+    let gone = [(text("orders"), 1), (text("orders"), 2)];
+    let actions = harness
+        .coordinator
+        .partitions_deleted(harness.now_ms, &gone);
+    harness.absorb(actions);
+    assert_eq!(harness.offsets(), [(0, 1)]);
+    assert_eq!(LoadedFrom::log(&harness).len(), 1);
+}

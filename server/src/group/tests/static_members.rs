@@ -146,3 +146,31 @@ fn a_wrong_pair_of_ids_is_told_so() {
     );
     assert_eq!(harness.leave(&mixed), Some(ResponseError::FencedInstanceId));
 }
+
+#[test]
+fn a_rebalance_goes_on_without_a_silent_static_member_but_keeps_it() {
+    let mut harness = Harness::new();
+    let client = |name: &str| Client {
+        rebalance_ms: 2_000,
+        ..Client::with_instance(9, name)
+    };
+    let mut clients = vec![client("one"), client("two")];
+    harness.stable_group(&mut clients);
+    let first_join = harness.begin_join(&clients[0]);
+    harness.sleep(2_000);
+    assert_eq!(harness.joined(&mut clients[0], first_join).members.len(), 2);
+    // If nobody joins, the group waits for the end of the sessions.
+    let silent = Client {
+        rebalance_ms: 0,
+        ..client("three")
+    };
+    let ticket = harness.begin_join(&silent);
+    harness.leave(&silent);
+    assert_eq!(
+        harness.join_reply(ticket).error_code,
+        ResponseError::UnknownMemberId.code()
+    );
+    assert_eq!(harness.state(), "PreparingRebalance");
+    harness.sleep(20_000);
+    assert_eq!(harness.state(), "Empty");
+}
