@@ -76,7 +76,8 @@ pub async fn find(
         let openings = openings(io, log_directory).await?;
         for (key, directory) in found {
             let opening = openings.of(&key);
-            if let Some(twin) = partitions.insert(key.clone(), FoundPartition { directory, opening })
+            if let Some(twin) =
+                partitions.insert(key.clone(), FoundPartition { directory, opening })
             {
                 let (topic, index) = key;
                 return Err(format!(
@@ -90,7 +91,9 @@ pub async fn find(
     }
     let cluster_id = match cluster_id {
         Some(id) => id,
-        None => directory::encode_uuid(uuid::Builder::from_random_bytes(random.u128(..).to_be_bytes()).into_uuid()),
+        None => directory::encode_uuid(
+            uuid::Builder::from_random_bytes(random.u128(..).to_be_bytes()).into_uuid(),
+        ),
     };
     complete_identity(io, config, &cluster_id).await?;
     let ids = topic_ids(io, &partitions, random).await?;
@@ -101,7 +104,13 @@ pub async fn find(
         .map_err(|error| format!("{}: {error}", first.join(TOPICS_FILE).display()))?;
     let producer_ids = read_text(io, &first.join(PRODUCER_IDS_FILE)).await?;
     let image = image(config, &ids, &partitions, &settings)?;
-    Ok(Found { cluster_id, image, places, partitions, producer_id: producer_ids.trim().parse().unwrap_or(0) })
+    Ok(Found {
+        cluster_id,
+        image,
+        places,
+        partitions,
+        producer_id: producer_ids.trim().parse().unwrap_or(0),
+    })
 }
 
 /// Creates the log directories that are missing, durably.
@@ -127,9 +136,16 @@ async fn create_directories(io: &Io, path: &Path) -> Result<(), String> {
         next = directory.parent();
     }
     for directory in missing.into_iter().rev() {
-        io.create_directory(directory).await.map_err(|error| unusable(directory, &error))?;
-        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            io.sync_directory(parent).await.map_err(|error| unusable(parent, &error))?;
+        io.create_directory(directory)
+            .await
+            .map_err(|error| unusable(directory, &error))?;
+        if let Some(parent) = directory
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            io.sync_directory(parent)
+                .await
+                .map_err(|error| unusable(parent, &error))?;
         }
     }
     Ok(())
@@ -148,9 +164,13 @@ async fn find_partitions(
     io: &Io,
     log_directory: &Path,
 ) -> Result<Vec<((String, i32), PathBuf)>, String> {
-    let entries =
-        io.list_directory(log_directory).await.map_err(|error| unusable(log_directory, &error))?;
-    let has_identity = entries.iter().any(|entry| entry.name == directory::META_PROPERTIES_FILE);
+    let entries = io
+        .list_directory(log_directory)
+        .await
+        .map_err(|error| unusable(log_directory, &error))?;
+    let has_identity = entries
+        .iter()
+        .any(|entry| entry.name == directory::META_PROPERTIES_FILE);
     let mut found = Vec::new();
     for entry in entries {
         let path = log_directory.join(&entry.name);
@@ -167,10 +187,17 @@ async fn find_partitions(
             continue;
         }
         match PartitionDirectory::parse(&entry.name) {
-            Some(PartitionDirectory { topic, partition, suffix: None }) => {
+            Some(PartitionDirectory {
+                topic,
+                partition,
+                suffix: None,
+            }) => {
                 found.push(((topic, partition), path));
             }
-            Some(PartitionDirectory { suffix: Some(DELETE_DIRECTORY_SUFFIX), .. }) => {
+            Some(PartitionDirectory {
+                suffix: Some(DELETE_DIRECTORY_SUFFIX),
+                ..
+            }) => {
                 directory::remove_directory_tree(io, &path)
                     .await
                     .map_err(|error| error.to_string())?;
@@ -237,14 +264,14 @@ async fn identify(
     }
 }
 
-async fn complete_identity(
-    io: &Io,
-    config: &BrokerConfig,
-    cluster_id: &str,
-) -> Result<(), String> {
+async fn complete_identity(io: &Io, config: &BrokerConfig, cluster_id: &str) -> Result<(), String> {
     for log_directory in &config.log_dirs {
         let failed = |error: ringlog_engine::log::LogError| error.to_string();
-        if directory::read_meta_properties(io, log_directory).await.map_err(failed)?.is_some() {
+        if directory::read_meta_properties(io, log_directory)
+            .await
+            .map_err(failed)?
+            .is_some()
+        {
             continue;
         }
         // Version 0 is what a broker with ZooKeeper writes and reads, up to Kafka 3.9.
@@ -255,7 +282,9 @@ async fn complete_identity(
             directory_id: None,
             others: Vec::new(),
         };
-        directory::write_meta_properties(io, log_directory, &properties).await.map_err(failed)?;
+        directory::write_meta_properties(io, log_directory, &properties)
+            .await
+            .map_err(failed)?;
     }
     Ok(())
 }
@@ -283,12 +312,19 @@ async fn openings(io: &Io, log_directory: &Path) -> Result<Openings, String> {
     let read = async |file: &str| {
         let entries = checkpoint::read_offsets(io, &log_directory.join(file)).await;
         let entries = entries.map_err(failed)?;
-        Ok::<_, String>(entries.into_iter().map(|e| ((e.topic, e.partition), e.offset)).collect())
+        Ok::<_, String>(
+            entries
+                .into_iter()
+                .map(|e| ((e.topic, e.partition), e.offset))
+                .collect(),
+        )
     };
     Ok(Openings {
         recovery_points: read(RECOVERY_POINT_FILE).await?,
         log_starts: read(LOG_START_OFFSET_FILE).await?,
-        clean: directory::take_clean_shutdown(io, log_directory).await.map_err(failed)?,
+        clean: directory::take_clean_shutdown(io, log_directory)
+            .await
+            .map_err(failed)?,
     })
 }
 
@@ -342,7 +378,9 @@ async fn replay(
             log_start_offset: found.opening.log_start_offset.unwrap_or(0),
         })
     };
-    let report = journal::replay(io, log_directory, locate).await.map_err(|e| e.to_string())?;
+    let report = journal::replay(io, log_directory, locate)
+        .await
+        .map_err(|e| e.to_string())?;
     for journal in &report.journals {
         log::info!(
             "Replayed the journal of shard {}: {} groups, {} appends, {} bytes",
@@ -414,7 +452,9 @@ pub async fn open_partitions(
         }
     }
     for chunk in openings.chunks(OPENED_AT_ONCE) {
-        let opened = chunk.iter().map(|(topic, index, found)| open(shard, topic, *index, found));
+        let opened = chunk
+            .iter()
+            .map(|(topic, index, found)| open(shard, topic, *index, found));
         for result in future::join_all(opened).await {
             result?;
         }
@@ -429,10 +469,15 @@ async fn open(
     found: &FoundPartition,
 ) -> Result<(), String> {
     let config = log_config(topic, index);
-    let (log, recovery) =
-        Log::open(&shard.files, &found.directory, config, found.opening, &mut |_, _| {})
-            .await
-            .map_err(|error| error.to_string())?;
+    let (log, recovery) = Log::open(
+        &shard.files,
+        &found.directory,
+        config,
+        found.opening,
+        &mut |_, _| {},
+    )
+    .await
+    .map_err(|error| error.to_string())?;
     if let Some(cut) = &recovery.truncated {
         log::warn!(
             "{}-{index}: cut {} bytes of {} from byte {} on ({}); the log ends at offset {}",
@@ -459,7 +504,10 @@ async fn open(
 async fn rebuild_producers(files: &SegmentFiles, log: &Log) -> Result<ProducerState, String> {
     let io = files.io();
     let directory = log.directory();
-    let entries = io.list_directory(&directory).await.map_err(|error| error.to_string())?;
+    let entries = io
+        .list_directory(&directory)
+        .await
+        .map_err(|error| error.to_string())?;
     let mut offsets: Vec<i64> = entries
         .iter()
         .filter_map(|entry| SegmentFileName::parse(&entry.name))
@@ -509,7 +557,8 @@ pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Re
     older.sort_unstable();
     older.pop();
     for offset in older {
-        io.remove_file(&segment_path(&directory, offset, SegmentFileKind::Snapshot)).await?;
+        io.remove_file(&segment_path(&directory, offset, SegmentFileKind::Snapshot))
+            .await?;
     }
     Ok(())
 }

@@ -49,8 +49,19 @@ pub type Ends = Vec<((String, i32), i64, i64)>;
 ///
 /// # Errors
 /// What cannot be opened, where, and what to do.
-pub async fn open(io: &Io, beginning: Beginning, store: Option<Store>) -> Result<Rc<Shard>, String> {
-    let Beginning { id, broker, mailbox, image, partitions, seed } = beginning;
+pub async fn open(
+    io: &Io,
+    beginning: Beginning,
+    store: Option<Store>,
+) -> Result<Rc<Shard>, String> {
+    let Beginning {
+        id,
+        broker,
+        mailbox,
+        image,
+        partitions,
+        seed,
+    } = beginning;
     let config = &broker.config;
     let durability = match config.ringlog.durability {
         Durability::PageCache => shard::Durability::PageCache,
@@ -59,7 +70,9 @@ pub async fn open(io: &Io, beginning: Beginning, store: Option<Store>) -> Result
             let mut options = JournalOptions::new(directory, u32::try_from(id).unwrap_or(0));
             options.ring_bytes = config.ringlog.journal_bytes;
             options.file_bytes = config.ringlog.journal_file_bytes;
-            let journal = Journal::open(io, options).await.map_err(|error| error.to_string())?;
+            let journal = Journal::open(io, options)
+                .await
+                .map_err(|error| error.to_string())?;
             shard::Durability::Journal(journal)
         }
     };
@@ -75,7 +88,9 @@ pub async fn open(io: &Io, beginning: Beginning, store: Option<Store>) -> Result
 /// Begins to serve on the listeners, and starts the shard's own tasks.
 pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
     for (index, accepting) in listeners.into_iter().enumerate() {
-        shard.io.spawn(listener::run(shard.clone(), accepting, index));
+        shard
+            .io
+            .spawn(listener::run(shard.clone(), accepting, index));
     }
     shard.io.spawn(connection::close_idle(shard.clone()));
     shard.io.spawn(driver::keep_time(shard.clone()));
@@ -102,7 +117,10 @@ async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
         }
         if let Err(error) = partition.log.flush().await {
             // A deleted partition's log refuses; nobody misses it.
-            if shard.partition(&partition.topic().name, partition.index).is_some() {
+            if shard
+                .partition(&partition.topic().name, partition.index)
+                .is_some()
+            {
                 return Err(std::io::Error::other(error.to_string()));
             }
         }
@@ -126,7 +144,10 @@ async fn housekeeping(shard: Rc<Shard>) {
         let expiration_ms = shard.broker.config.producer_id_expiration_ms;
         let mut any = false;
         for partition in shard.partitions() {
-            partition.producers().borrow_mut().expire(shard.io.wall_ms(), expiration_ms);
+            partition
+                .producers()
+                .borrow_mut()
+                .expire(shard.io.wall_ms(), expiration_ms);
             let key = (partition.topic().name.clone(), partition.index);
             let count = partition.log.segments().len();
             let before = segments.insert(key, count).unwrap_or(count);
@@ -144,7 +165,11 @@ async fn housekeeping(shard: Rc<Shard>) {
 
 async fn flush(partition: &Partition) {
     if let Err(error) = partition.log.flush().await {
-        log::error!("Syncing {}-{}: {error}", partition.topic().name, partition.index);
+        log::error!(
+            "Syncing {}-{}: {error}",
+            partition.topic().name,
+            partition.index
+        );
     }
 }
 
@@ -160,7 +185,11 @@ async fn flush_by_time(shard: Rc<Shard>) {
             .into_iter()
             .filter(|partition| partition.topic().config.flush_ms < i64::MAX)
             .collect();
-        let pause = if timed.is_empty() { HOUSEKEEPING } else { FLUSH_CHECK };
+        let pause = if timed.is_empty() {
+            HOUSEKEEPING
+        } else {
+            FLUSH_CHECK
+        };
         shard.io.sleep(pause).await;
         for partition in timed {
             let key = (partition.topic().name.clone(), partition.index);

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use ringlog_engine::journal::Lsn;
 use ringlog_engine::log::{AppendBatch, AppendTime, Log, LogConfig, LogError, LogPosition};
+use ringlog_engine::record::batch::{self, ProduceLimits, iterate, validate};
 use ringlog_engine::record::{
-    self, BatchBuilder, BatchError, BatchHeader, BatchReader, Compression, ProduceLimits,
-    conversion, iterate, validate,
+    BatchBuilder, BatchError, BatchHeader, BatchReader, Compression, conversion,
 };
 
 use crate::config::topic::{CompressionType, TimestampType, TopicConfig};
@@ -78,13 +78,17 @@ pub struct AppendError {
 
 impl AppendError {
     fn new(error: ResponseError, message: impl Into<String>) -> AppendError {
-        AppendError { error, message: message.into() }
+        AppendError {
+            error,
+            message: message.into(),
+        }
     }
 }
 
 impl From<BatchError> for AppendError {
     fn from(error: BatchError) -> AppendError {
-        let code = ResponseError::try_from_code(error.code()).unwrap_or(ResponseError::CorruptMessage);
+        let code =
+            ResponseError::try_from_code(error.code()).unwrap_or(ResponseError::CorruptMessage);
         AppendError::new(code, error.to_string())
     }
 }
@@ -182,16 +186,22 @@ impl Partition {
         };
         let reservation = shard.reserve(bytes).await.map_err(storage)?;
         if let Some(duplicate) = self.check_sequences(&batches)? {
-            return Ok(Outcome { lsn: self.duplicate_lsn(shard), ..duplicate });
+            return Ok(Outcome {
+                lsn: self.duplicate_lsn(shard),
+                ..duplicate
+            });
         }
         let mut headers: Vec<BatchHeader> =
             batches.iter().map(|batch| batch.header.clone()).collect();
         let now_ms = shard.io.wall_ms();
         let timestamp_type = match config.message_timestamp_type {
-            TimestampType::CreateTime => record::TimestampType::CreateTime,
-            TimestampType::LogAppendTime => record::TimestampType::LogAppendTime,
+            TimestampType::CreateTime => batch::TimestampType::CreateTime,
+            TimestampType::LogAppendTime => batch::TimestampType::LogAppendTime,
         };
-        let time = AppendTime { now_ms, timestamp_type };
+        let time = AppendTime {
+            now_ms,
+            timestamp_type,
+        };
         let appended = self.log.append(batches, self.leader_epoch, time).await?;
         let mut offset = appended.base_offset;
         let mut producers = self.producers.borrow_mut();
@@ -225,14 +235,22 @@ impl Partition {
     fn check_sequences(&self, batches: &[AppendBatch]) -> Result<Option<Outcome>, AppendError> {
         let producers = self.producers.borrow();
         for AppendBatch { header, .. } in batches {
-            let (id, epoch, base) =
-                (header.producer_id, header.producer_epoch, header.base_sequence);
+            let (id, epoch, base) = (
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+            );
             match producers.check(header) {
                 Verdict::New => {}
                 Verdict::Duplicate { base_offset } => {
                     let next_offset = base_offset + i64::from(header.record_count);
                     let (log_append_time, lsn) = (-1, None);
-                    return Ok(Some(Outcome { base_offset, next_offset, log_append_time, lsn }));
+                    return Ok(Some(Outcome {
+                        base_offset,
+                        next_offset,
+                        log_append_time,
+                        lsn,
+                    }));
                 }
                 Verdict::OutOfOrder => {
                     return Err(AppendError::new(
@@ -295,13 +313,19 @@ fn checked_batches(
         };
         for converted in conversion::up_convert(&records, &conversion_limits)? {
             let bytes = converted.freeze();
-            batches.push(AppendBatch { header: validate(&bytes, &limits)?, bytes });
+            batches.push(AppendBatch {
+                header: validate(&bytes, &limits)?,
+                bytes,
+            });
         }
     } else {
         for batch in iterate(&records) {
             let batch = batch?;
             let bytes = records.slice_ref(batch.bytes);
-            batches.push(AppendBatch { header: validate(&bytes, &limits)?, bytes });
+            batches.push(AppendBatch {
+                header: validate(&bytes, &limits)?,
+                bytes,
+            });
         }
         if version >= 3 && batches.len() != 1 {
             return Err(AppendError::new(
@@ -311,7 +335,10 @@ fn checked_batches(
         }
     }
     if batches.is_empty() {
-        return Err(AppendError::new(ResponseError::InvalidRecord, "No record batch was sent"));
+        return Err(AppendError::new(
+            ResponseError::InvalidRecord,
+            "No record batch was sent",
+        ));
     }
     for batch in &mut batches {
         check_timestamps(&batch.header, config, now_ms)?;
@@ -386,7 +413,11 @@ fn recompress(batch: &mut AppendBatch, codec: Compression) -> Result<(), AppendE
     let reader = BatchReader::open(&batch.bytes, DECOMPRESSED_BYTES_MAX)?;
     let mut builder = BatchBuilder::new(codec);
     if header.has_producer_id() {
-        builder = builder.producer(header.producer_id, header.producer_epoch, header.base_sequence);
+        builder = builder.producer(
+            header.producer_id,
+            header.producer_epoch,
+            header.base_sequence,
+        );
     }
     if header.is_transactional() {
         builder = builder.transactional();

@@ -57,7 +57,11 @@ pub struct ProducerState {
 
 /// The sequence number after `sequence`: they wrap from 2^31-1 to 0.
 fn next_sequence(sequence: i32) -> i32 {
-    if sequence == i32::MAX { 0 } else { sequence + 1 }
+    if sequence == i32::MAX {
+        0
+    } else {
+        sequence + 1
+    }
 }
 
 impl ProducerState {
@@ -68,24 +72,41 @@ impl ProducerState {
         }
         // Kafka accepts the first batch of a producer that it does not know at any sequence
         // number: the state may have expired.
-        let Some(producer) = self.producers.get(&header.producer_id) else { return Verdict::New };
+        let Some(producer) = self.producers.get(&header.producer_id) else {
+            return Verdict::New;
+        };
         if header.producer_epoch < producer.epoch {
             return Verdict::Fenced;
         }
         if header.producer_epoch > producer.epoch {
-            return if header.base_sequence == 0 { Verdict::New } else { Verdict::OutOfOrder };
+            return if header.base_sequence == 0 {
+                Verdict::New
+            } else {
+                Verdict::OutOfOrder
+            };
         }
         let (base, last) = (header.base_sequence, header.last_sequence());
         let same = |mark: &&BatchMark| mark.base_sequence == base && mark.last_sequence == last;
         if let Some(mark) = producer.batches.iter().find(same) {
-            return Verdict::Duplicate { base_offset: mark.base_offset };
+            return Verdict::Duplicate {
+                base_offset: mark.base_offset,
+            };
         }
-        let Some(newest) = producer.batches.back() else { return Verdict::New };
+        let Some(newest) = producer.batches.back() else {
+            return Verdict::New;
+        };
         if base == next_sequence(newest.last_sequence) {
             return Verdict::New;
         }
-        let oldest = producer.batches.front().map_or(i32::MAX, |mark| mark.base_sequence);
-        if last < oldest { Verdict::Old } else { Verdict::OutOfOrder }
+        let oldest = producer
+            .batches
+            .front()
+            .map_or(i32::MAX, |mark| mark.base_sequence);
+        if last < oldest {
+            Verdict::Old
+        } else {
+            Verdict::OutOfOrder
+        }
     }
 
     /// Takes note of an appended batch, whose header carries its offset in the log.
@@ -93,11 +114,14 @@ impl ProducerState {
         if header.producer_id < 0 || header.is_control() {
             return;
         }
-        let producer = self.producers.entry(header.producer_id).or_insert_with(|| Producer {
-            epoch: header.producer_epoch,
-            batches: VecDeque::new(),
-            appended_ms: now_ms,
-        });
+        let producer = self
+            .producers
+            .entry(header.producer_id)
+            .or_insert_with(|| Producer {
+                epoch: header.producer_epoch,
+                batches: VecDeque::new(),
+                appended_ms: now_ms,
+            });
         if producer.epoch != header.producer_epoch {
             producer.epoch = header.producer_epoch;
             producer.batches.clear();
@@ -116,7 +140,8 @@ impl ProducerState {
 
     /// Forgets producers that have not written for `expiration_ms` (`producer.id.expiration.ms`).
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
-        self.producers.retain(|_, producer| now_ms - producer.appended_ms < expiration_ms);
+        self.producers
+            .retain(|_, producer| now_ms - producer.appended_ms < expiration_ms);
     }
 
     /// Number of producers known.
@@ -152,7 +177,10 @@ impl ProducerState {
     /// ```
     /// Only the last batch of each producer has a place in it.
     pub fn snapshot(&self) -> Bytes {
-        let known = self.producers.iter().filter_map(|(id, p)| Some((id, p, p.batches.back()?)));
+        let known = self
+            .producers
+            .iter()
+            .filter_map(|(id, p)| Some((id, p, p.batches.back()?)));
         let entries: Vec<(&i64, &Producer, &BatchMark)> = known.collect();
         let mut bytes = BytesMut::with_capacity(ENTRIES_OFFSET + entries.len() * ENTRY_BYTES);
         bytes.put_i16(SNAPSHOT_VERSION);
@@ -202,7 +230,14 @@ impl ProducerState {
                 last_offset,
             };
             let batches = VecDeque::from([mark]);
-            state.producers.insert(id, Producer { epoch, batches, appended_ms });
+            state.producers.insert(
+                id,
+                Producer {
+                    epoch,
+                    batches,
+                    appended_ms,
+                },
+            );
         }
         Some(state)
     }
@@ -243,7 +278,12 @@ mod tests {
         }
         for batch in 2..7 {
             let verdict = state.check(&header(9, 1, batch * 2, 2, 0));
-            assert_eq!(verdict, Verdict::Duplicate { base_offset: i64::from(batch) * 2 });
+            assert_eq!(
+                verdict,
+                Verdict::Duplicate {
+                    base_offset: i64::from(batch) * 2
+                }
+            );
         }
         assert_eq!(state.check(&header(9, 1, 0, 2, 0)), Verdict::Old);
         assert_eq!(state.check(&header(9, 1, 16, 2, 0)), Verdict::OutOfOrder);
@@ -272,7 +312,11 @@ mod tests {
         for position in 0..snapshot.len() {
             let mut damaged = snapshot.to_vec();
             damaged[position] ^= 1;
-            assert_eq!(ProducerState::from_snapshot(&damaged), None, "byte {position}");
+            assert_eq!(
+                ProducerState::from_snapshot(&damaged),
+                None,
+                "byte {position}"
+            );
             assert_eq!(ProducerState::from_snapshot(&snapshot[..position]), None);
         }
     }

@@ -59,9 +59,14 @@ pub fn serve(config: BrokerConfig) -> Result<(), ServeError> {
     let (listeners, bound) = listen(&config)?;
     let mut random = fastrand::Rng::new();
     let (io, searched, mut seeds) = (main_io.clone(), config.clone(), random.fork());
-    let found =
-        main_io.block_on(async move { boot::find(&io, &searched, &mut seeds).await })?;
-    let Found { cluster_id, image, places, partitions, producer_id } = found;
+    let found = main_io.block_on(async move { boot::find(&io, &searched, &mut seeds).await })?;
+    let Found {
+        cluster_id,
+        image,
+        places,
+        partitions,
+        producer_id,
+    } = found;
     let (image, partitions) = (Arc::new(image), Arc::new(partitions));
     let count = config.ringlog.cores;
     let broker = Arc::new(Broker::new(config, cluster_id, bound));
@@ -89,7 +94,9 @@ pub fn serve(config: BrokerConfig) -> Result<(), ServeError> {
     }
     drop(ready);
     for _ in 0..count {
-        let opened = readiness.recv().map_err(|_| "a shard ended at its start".to_owned())?;
+        let opened = readiness
+            .recv()
+            .map_err(|_| "a shard ended at its start".to_owned())?;
         opened?;
     }
     post_all(&main_io, &mesh, |shard| shard.go());
@@ -129,7 +136,10 @@ fn lock(config: &BrokerConfig) -> Result<Vec<OwnedFd>, String> {
                 directory.display(),
                 path.display()
             ),
-            _ => format!("{}: {error}\n   | the data directory must be writable", path.display()),
+            _ => format!(
+                "{}: {error}\n   | the data directory must be writable",
+                path.display()
+            ),
         })
     };
     config.log_dirs.iter().map(lock_one).collect()
@@ -142,18 +152,21 @@ fn listen(config: &BrokerConfig) -> Result<(Vec<Listener>, Vec<BoundListener>), 
         let end_point = &listener.bind;
         let address = resolve(&end_point.host, end_point.port)?;
         let backlog = i32::try_from(config.network.listen_backlog).unwrap_or(i32::MAX);
-        let (socket, address) = io::listen(address, backlog).map_err(|error| {
-            match error.kind() {
+        let (socket, address) =
+            io::listen(address, backlog).map_err(|error| match error.kind() {
                 std::io::ErrorKind::AddrInUse => explain_port_taken(end_point.port),
                 _ => format!(
                     "cannot listen on {end_point}: {error}\n   | give another address with \
                      --listen HOST:PORT or listeners"
                 ),
-            }
-        })?;
+            })?;
         listeners.push(socket);
         let (name, advertised) = (end_point.name.clone(), listener.advertised.clone());
-        bound.push(BoundListener { name, address, advertised });
+        bound.push(BoundListener {
+            name,
+            address,
+            advertised,
+        });
     }
     Ok((listeners, bound))
 }
@@ -166,7 +179,9 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     let mut addresses = resolved.map_err(|error| {
         format!("cannot resolve the listener's host '{host}': {error}\n   | give an address")
     })?;
-    addresses.next().ok_or_else(|| format!("the listener's host '{host}' has no address"))
+    addresses
+        .next()
+        .ok_or_else(|| format!("the listener's host '{host}' has no address"))
 }
 
 fn run_shard(
@@ -178,7 +193,10 @@ fn run_shard(
     ready: &mpsc::Sender<Result<(), String>>,
 ) -> Result<Ends, String> {
     if let Err(error) = io::pin_to_core(core) {
-        log::warn!("Shard {} is not pinned to core {core}: {error}", beginning.id);
+        log::warn!(
+            "Shard {} is not pinned to core {core}: {error}",
+            beginning.id
+        );
     }
     let io = Io::new(kind).map_err(|error| format!("I/O driver: {error}"));
     let io = match io {
@@ -224,8 +242,11 @@ fn post_all(io: &Io, mesh: &Mesh, job: fn(&Shard)) {
 fn announce(broker: &Broker, driver: &Choice, began: Instant) -> Result<(), String> {
     let config = &broker.config;
     if let Some(path) = &config.port_file {
-        let bound: Vec<(&str, SocketAddr)> =
-            broker.listeners.iter().map(|bound| (bound.name.as_str(), bound.address)).collect();
+        let bound: Vec<(String, SocketAddr)> = broker
+            .listeners
+            .iter()
+            .map(|bound| (bound.name.clone(), bound.address))
+            .collect();
         write_port_file(path, &bound)
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
@@ -238,7 +259,11 @@ fn announce(broker: &Broker, driver: &Choice, began: Instant) -> Result<(), Stri
         cores: config.ringlog.cores,
         driver: driver.line.clone(),
         durability: durability.to_owned(),
-        listeners: broker.listeners.iter().map(|bound| bound.address.to_string()).collect(),
+        listeners: broker
+            .listeners
+            .iter()
+            .map(|bound| bound.address.to_string())
+            .collect(),
         data: config
             .log_dirs
             .iter()

@@ -59,8 +59,13 @@ impl Mesh {
 
     /// The part of one shard: senders to all, its own receiver.
     pub fn take(&mut self, shard: usize) -> Mailbox {
-        let receiver = self.receivers[shard].take().expect("each shard takes its mailbox once");
-        Mailbox { senders: self.senders.clone(), receiver }
+        let receiver = self.receivers[shard]
+            .take()
+            .expect("each shard takes its mailbox once");
+        Mailbox {
+            senders: self.senders.clone(),
+            receiver,
+        }
     }
 
     /// Senders to all shards, for the control plane.
@@ -147,7 +152,10 @@ impl Shard {
         durability: Durability,
         seed: u64,
     ) -> Rc<Shard> {
-        let Mailbox { senders, mut receiver } = mailbox;
+        let Mailbox {
+            senders,
+            mut receiver,
+        } = mailbox;
         let config = &broker.config;
         let mut random = fastrand::Rng::with_seed(seed);
         // Half of the files for the shards' logs: `ringlog.open.files.max` is for all shards.
@@ -159,7 +167,11 @@ impl Shard {
             broker: broker.clone(),
             files: SegmentFiles::new(io, files_max, INDEX_BYTES_MAX),
             groups: Groups::new(broker, random.fork(), begin),
-            sessions: RefCell::new(Sessions::new(id, senders.len(), broker.config.network.fetch_sessions_max)),
+            sessions: RefCell::new(Sessions::new(
+                id,
+                senders.len(),
+                broker.config.network.fetch_sessions_max,
+            )),
             connections: Connections::default(),
             random: RefCell::new(random),
             image: RefCell::default(),
@@ -259,19 +271,31 @@ impl Shard {
 
     /// The partition, if it lives on this shard and is open.
     pub fn partition(&self, topic: &str, partition: i32) -> Option<Rc<Partition>> {
-        self.partitions.borrow().get(topic)?.get(&partition).cloned()
+        self.partitions
+            .borrow()
+            .get(topic)?
+            .get(&partition)
+            .cloned()
     }
 
     /// All partitions of this shard.
     pub fn partitions(&self) -> Vec<Rc<Partition>> {
-        self.partitions.borrow().values().flat_map(BTreeMap::values).cloned().collect()
+        self.partitions
+            .borrow()
+            .values()
+            .flat_map(BTreeMap::values)
+            .cloned()
+            .collect()
     }
 
     /// Takes an opened partition into service.
     pub fn add_partition(&self, partition: Rc<Partition>) {
         let name = partition.topic().name.clone();
         let mut partitions = self.partitions.borrow_mut();
-        partitions.entry(name).or_default().insert(partition.index, partition);
+        partitions
+            .entry(name)
+            .or_default()
+            .insert(partition.index, partition);
     }
 
     /// Takes a partition out of service.
@@ -301,9 +325,13 @@ impl Shard {
     /// # Errors
     /// [`NotDurable`] if the journal has failed.
     pub async fn reserve(&self, bytes: usize) -> Result<Option<Reservation>, NotDurable> {
-        let Durability::Journal(journal) = &self.durability else { return Ok(None) };
+        let Durability::Journal(journal) = &self.durability else {
+            return Ok(None);
+        };
         let reserved = journal.reserve(bytes).await;
-        reserved.map(Some).map_err(|error| NotDurable(error.to_string()))
+        reserved
+            .map(Some)
+            .map_err(|error| NotDurable(error.to_string()))
     }
 
     /// Makes an append to the log durable: straight away in page-cache mode (the high watermark
@@ -325,9 +353,15 @@ impl Shard {
             position: u64::from(appended.position),
             buffers: &appended.buffers,
         };
-        let lsn = journal.append(&entry).map_err(|error| NotDurable(error.to_string()))?;
+        let lsn = journal
+            .append(&entry)
+            .map_err(|error| NotDurable(error.to_string()))?;
         let (partition, end) = (partition.clone(), appended.end);
-        self.undurable.borrow_mut().push_back(Undurable { lsn, partition, end });
+        self.undurable.borrow_mut().push_back(Undurable {
+            lsn,
+            partition,
+            end,
+        });
         Ok(Some(lsn))
     }
 
@@ -363,7 +397,9 @@ impl Shard {
     }
 
     async fn follow_journal(self: Rc<Self>) {
-        let Durability::Journal(journal) = &self.durability else { return };
+        let Durability::Journal(journal) = &self.durability else {
+            return;
+        };
         let mut durable = journal.durable_lsn();
         loop {
             match journal.next_durable(durable).await {
@@ -405,7 +441,10 @@ impl Shard {
 
     /// The controller's edge, on shard 0 only.
     pub fn store(&self) -> Rc<Store> {
-        self.store.borrow().clone().expect("jobs of the store are sent to shard 0")
+        self.store
+            .borrow()
+            .clone()
+            .expect("jobs of the store are sent to shard 0")
     }
 
     /// Makes this shard the one of the controller.

@@ -17,7 +17,8 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::protocol::StrBytes;
 use ringlog_engine::clock::Instant;
 use ringlog_engine::log::LogError;
-use ringlog_engine::record::{BatchBuilder, BatchReader, Compression, iterate};
+use ringlog_engine::record::batch::iterate;
+use ringlog_engine::record::{BatchBuilder, BatchReader, Compression};
 
 use super::{
     Action, AppendToken, Caller, Coordinator, GroupConfig, GroupRecord, GroupRequest,
@@ -124,7 +125,10 @@ pub async fn ask(shard: &Rc<Shard>, asker: &Asker, request: GroupRequest) -> Opt
         client_host: &asker.client_host,
     };
     let now_ms = groups.now_ms(shard);
-    let actions = groups.coordinator.borrow_mut().handle(now_ms, &caller, request);
+    let actions = groups
+        .coordinator
+        .borrow_mut()
+        .handle(now_ms, &caller, request);
     perform(shard, actions);
     receiver.await.ok()
 }
@@ -138,9 +142,15 @@ fn perform(shard: &Rc<Shard>, actions: Vec<Action>) {
                     let _ = sender.send(response);
                 }
             }
-            Action::Append { partition, records, token } => {
+            Action::Append {
+                partition,
+                records,
+                token,
+            } => {
                 let appender = shard.clone();
-                shard.io.spawn(async move { append(appender, partition, records, token).await });
+                shard
+                    .io
+                    .spawn(async move { append(appender, partition, records, token).await });
             }
         }
     }
@@ -153,7 +163,11 @@ async fn append(shard: Rc<Shard>, index: i32, records: Vec<GroupRecord>, token: 
         None => Err(ResponseError::NotCoordinator),
     };
     let now_ms = shard.groups.now_ms(&shard);
-    let actions = shard.groups.coordinator.borrow_mut().appended(now_ms, token, result);
+    let actions = shard
+        .groups
+        .coordinator
+        .borrow_mut()
+        .appended(now_ms, token, result);
     perform(&shard, actions);
 }
 
@@ -169,21 +183,39 @@ async fn append_durably(
             .append(now_ms, Some(key), value.as_deref(), &[])
             .map_err(|_| ResponseError::MessageTooLarge)?;
     }
-    let batch = builder.build().map_err(|_| ResponseError::MessageTooLarge)?.freeze();
-    let outcome = partition.append(shard, batch, Origin::Coordinator).await.map_err(|refused| {
-        log::error!("Writing {GROUP_TOPIC}-{}: {}", partition.index, refused.message);
-        refused.error
-    })?;
+    let batch = builder
+        .build()
+        .map_err(|_| ResponseError::MessageTooLarge)?
+        .freeze();
+    let outcome = partition
+        .append(shard, batch, Origin::Coordinator)
+        .await
+        .map_err(|refused| {
+            log::error!(
+                "Writing {GROUP_TOPIC}-{}: {}",
+                partition.index,
+                refused.message
+            );
+            refused.error
+        })?;
     match outcome.lsn {
         None => Ok(()),
-        Some(lsn) => shard.durable(lsn).await.map_err(|_| ResponseError::KafkaStorageError),
+        Some(lsn) => shard
+            .durable(lsn)
+            .await
+            .map_err(|_| ResponseError::KafkaStorageError),
     }
 }
 
 /// Takes a partition of `__consumer_offsets` over: reads its log into groups.
 pub async fn load(shard: &Rc<Shard>, partition: &Rc<Partition>) {
     let groups = &shard.groups;
-    groups.coordinator.borrow_mut().begin_load(partition.index);
+    let now_ms = groups.now_ms(shard);
+    let actions = groups
+        .coordinator
+        .borrow_mut()
+        .begin_load(now_ms, partition.index);
+    perform(shard, actions);
     let mut loaded = LoadedGroups::default();
     let mut bad_batches = 0u64;
     if let Err(error) = read_groups(shard, partition, &mut loaded, &mut bad_batches).await {
@@ -191,7 +223,10 @@ pub async fn load(shard: &Rc<Shard>, partition: &Rc<Partition>) {
     }
     let now_ms = groups.now_ms(shard);
     let (actions, report) =
-        groups.coordinator.borrow_mut().finish_load(now_ms, partition.index, loaded);
+        groups
+            .coordinator
+            .borrow_mut()
+            .finish_load(now_ms, partition.index, loaded);
     if report.records_bad > 0 || bad_batches > 0 {
         log::error!(
             "{GROUP_TOPIC}-{}: {} records and {bad_batches} batches could not be read ({:?}); \
@@ -221,9 +256,16 @@ async fn read_groups(
     let end = log.end_position();
     let mut next = log.log_start_offset();
     let failed = |error: LogError| error.to_string();
-    while let Some(slice) = log.read(next, READ_BYTES, end, true).await.map_err(failed)? {
+    while let Some(slice) = log
+        .read(next, READ_BYTES, end, true)
+        .await
+        .map_err(failed)?
+    {
         let (position, length) = (slice.position, slice.length as usize);
-        let bytes = shard.io.read_at(&slice.file, BytesMut::new(), position, length).await;
+        let bytes = shard
+            .io
+            .read_at(&slice.file, BytesMut::new(), position, length)
+            .await;
         let bytes = bytes.map_err(|error| error.to_string())?;
         let before = next;
         // A batch that the slice cuts is read whole with the next one.
@@ -268,7 +310,12 @@ pub fn unload(shard: &Rc<Shard>, index: i32) {
 pub fn partitions_deleted(shard: &Rc<Shard>, topic: &str, partitions: i32) {
     let now_ms = shard.groups.now_ms(shard);
     let name = StrBytes::from_string(topic.to_owned());
-    let deleted: Vec<(StrBytes, i32)> = (0..partitions).map(|index| (name.clone(), index)).collect();
-    let actions = shard.groups.coordinator.borrow_mut().partitions_deleted(now_ms, &deleted);
+    let deleted: Vec<(StrBytes, i32)> =
+        (0..partitions).map(|index| (name.clone(), index)).collect();
+    let actions = shard
+        .groups
+        .coordinator
+        .borrow_mut()
+        .partitions_deleted(now_ms, &deleted);
     perform(shard, actions);
 }

@@ -20,7 +20,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::Encodable;
 
-use crate::dispatch::{Answer, Call, Handled, Refused};
+use crate::dispatch::{Answer, Call, Handled};
 use crate::group::driver::{Asker, ask};
 use crate::group::{GroupRequest, GroupResponse, partition_for_group};
 use crate::metadata::state::GROUP_TOPIC;
@@ -31,9 +31,7 @@ use crate::shard::Shard;
 /// coordinator owns no partition and says so.
 fn owner(shard: &Shard, group_id: &str) -> usize {
     match shard.image().topic(GROUP_TOPIC) {
-        Some(topic) => {
-            shard.owner(GROUP_TOPIC, partition_for_group(group_id, topic.partitions))
-        }
+        Some(topic) => shard.owner(GROUP_TOPIC, partition_for_group(group_id, topic.partitions)),
         None => shard.id,
     }
 }
@@ -62,7 +60,9 @@ macro_rules! of_one_group {
                 let target = owner(&call.shard, &request.group_id);
                 Ok(Answer::Later(Box::pin(async move {
                     let answer = ask_on(&call, target, GroupRequest::$variant(request)).await;
-                    let Some(GroupResponse::$variant(response)) = answer else { return None };
+                    let Some(GroupResponse::$variant(response)) = answer else {
+                        return None;
+                    };
                     later(&call, &response)
                 })))
             })
@@ -107,7 +107,9 @@ pub(crate) fn offset_commit(call: Call) -> Handled {
         let target = owner(&call.shard, &request.group_id);
         Ok(Answer::Later(Box::pin(async move {
             let answer = ask_on(&call, target, GroupRequest::OffsetCommit(request)).await;
-            let Some(GroupResponse::OffsetCommit(mut response)) = answer else { return None };
+            let Some(GroupResponse::OffsetCommit(mut response)) = answer else {
+                return None;
+            };
             for (name, indexes) in refused {
                 add_unknown(&mut response, name, &indexes);
             }
@@ -140,7 +142,9 @@ pub(crate) fn offset_fetch(call: Call) -> Handled {
             if call.request.version < 8 {
                 let target = owner(&call.shard, &request.group_id);
                 let answer = ask_on(&call, target, GroupRequest::OffsetFetch(request)).await;
-                let Some(GroupResponse::OffsetFetch(response)) = answer else { return None };
+                let Some(GroupResponse::OffsetFetch(response)) = answer else {
+                    return None;
+                };
                 return later(&call, &response);
             }
             let mut joined = OffsetFetchResponse::default();
@@ -148,7 +152,9 @@ pub(crate) fn offset_fetch(call: Call) -> Handled {
                 let target = owner(&call.shard, &group.group_id);
                 let one = request.clone().with_groups(vec![group.clone()]);
                 let answer = ask_on(&call, target, GroupRequest::OffsetFetch(one)).await;
-                let Some(GroupResponse::OffsetFetch(response)) = answer else { return None };
+                let Some(GroupResponse::OffsetFetch(response)) = answer else {
+                    return None;
+                };
                 joined.groups.extend(response.groups);
             }
             later(&call, &joined)
@@ -165,7 +171,9 @@ pub(crate) fn describe_groups(call: Call) -> Handled {
                 let target = owner(&call.shard, group);
                 let one = request.clone().with_groups(vec![group.clone()]);
                 let answer = ask_on(&call, target, GroupRequest::DescribeGroups(one)).await;
-                let Some(GroupResponse::DescribeGroups(response)) = answer else { return None };
+                let Some(GroupResponse::DescribeGroups(response)) = answer else {
+                    return None;
+                };
                 joined.groups.extend(response.groups);
             }
             later(&call, &joined)
@@ -182,7 +190,9 @@ pub(crate) fn delete_groups(call: Call) -> Handled {
                 let target = owner(&call.shard, group);
                 let one = DeleteGroupsRequest::default().with_groups_names(vec![group.clone()]);
                 let answer = ask_on(&call, target, GroupRequest::DeleteGroups(one)).await;
-                let Some(GroupResponse::DeleteGroups(response)) = answer else { return None };
+                let Some(GroupResponse::DeleteGroups(response)) = answer else {
+                    return None;
+                };
                 joined.results.extend(response.results);
             }
             later(&call, &joined)
@@ -199,7 +209,9 @@ pub(crate) fn list_groups(call: Call) -> Handled {
             for target in 0..call.shard.shard_count() {
                 let asked = GroupRequest::ListGroups(request.clone());
                 let answer = ask_on(&call, target, asked).await;
-                let Some(GroupResponse::ListGroups(response)) = answer else { return None };
+                let Some(GroupResponse::ListGroups(response)) = answer else {
+                    return None;
+                };
                 joined.error_code = joined.error_code.max(response.error_code);
                 joined.groups.extend(response.groups);
             }

@@ -29,7 +29,10 @@ pub struct Refusal {
 }
 
 fn refuse<T>(error: ResponseError, message: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { error, message: message.into() })
+    Err(Refusal {
+        error,
+        message: message.into(),
+    })
 }
 
 /// The state of the controller: the newest image.
@@ -69,7 +72,9 @@ impl Controller {
         let overrides: BTreeMap<String, String> = wish
             .configs
             .iter()
-            .filter_map(|config| Some((config.name.to_string(), config.value.as_ref()?.to_string())))
+            .filter_map(|config| {
+                Some((config.name.to_string(), config.value.as_ref()?.to_string()))
+            })
             .collect();
         Self::resolve(&self.broker.config, name, id, partitions, overrides)
     }
@@ -100,10 +105,17 @@ impl Controller {
     /// Kafka refuses names that differ only in `.` and `_`, since its metrics fold them.
     fn check_collision(&self, name: &str) -> Result<(), Refusal> {
         let folded = name.replace('.', "_");
-        match self.image.topics().find(|topic| topic.name.replace('.', "_") == folded) {
+        match self
+            .image
+            .topics()
+            .find(|topic| topic.name.replace('.', "_") == folded)
+        {
             Some(other) if name.contains(['.', '_']) => refuse(
                 ResponseError::InvalidTopicException,
-                format!("Topic '{name}' collides with existing topic: {}", other.name),
+                format!(
+                    "Topic '{name}' collides with existing topic: {}",
+                    other.name
+                ),
             ),
             _ => Ok(()),
         }

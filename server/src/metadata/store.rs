@@ -57,7 +57,12 @@ pub struct Store {
 
 impl Store {
     /// A store that starts from what was found in the directories.
-    pub fn new(controller: Controller, directories: Vec<PathBuf>, places: Places, producer_id: i64) -> Store {
+    pub fn new(
+        controller: Controller,
+        directories: Vec<PathBuf>,
+        places: Places,
+        producer_id: i64,
+    ) -> Store {
         Store {
             controller: RefCell::new(controller),
             directories,
@@ -81,7 +86,10 @@ impl Store {
 }
 
 fn storage_error(message: impl Into<String>) -> Refusal {
-    Refusal { error: ResponseError::KafkaStorageError, message: message.into() }
+    Refusal {
+        error: ResponseError::KafkaStorageError,
+        message: message.into(),
+    }
 }
 
 fn gone(_: ShardGone) -> Refusal {
@@ -95,7 +103,11 @@ fn gone(_: ShardGone) -> Refusal {
 pub async fn validate(shard: &Rc<Shard>, wish: CreatableTopic) -> Result<Arc<Topic>, Refusal> {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
-        store.controller.borrow().plan_topic(&wish, Uuid::nil()).map(Arc::new)
+        store
+            .controller
+            .borrow()
+            .plan_topic(&wish, Uuid::nil())
+            .map(Arc::new)
     };
     shard.on(0, job).await.map_err(gone)?
 }
@@ -105,7 +117,13 @@ pub async fn validate(shard: &Rc<Shard>, wish: CreatableTopic) -> Result<Arc<Top
 /// # Errors
 /// Kafka's error and the reason.
 pub async fn create(shard: &Rc<Shard>, wish: CreatableTopic) -> Result<Arc<Topic>, Refusal> {
-    shard.on(0, move |shard| async move { create_here(&shard, &wish).await }).await.map_err(gone)?
+    shard
+        .on(
+            0,
+            move |shard| async move { create_here(&shard, &wish).await },
+        )
+        .await
+        .map_err(gone)?
 }
 
 async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Topic>, Refusal> {
@@ -119,13 +137,15 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
     let mut openings = Vec::new();
     for index in 0..topic.partitions {
         let place = store.emptiest_directory();
-        store.places.borrow_mut().insert((topic.name.clone(), index), place);
+        store
+            .places
+            .borrow_mut()
+            .insert((topic.name.clone(), index), place);
         let name = partition_directory_name(&topic.name, index);
         let (topic, directory) = (topic.clone(), store.directories[place].join(name));
         let target = shard.owner(&topic.name, index);
-        let job = move |shard: Rc<Shard>| async move {
-            open_new(&shard, topic, index, &directory).await
-        };
+        let job =
+            move |shard: Rc<Shard>| async move { open_new(&shard, topic, index, &directory).await };
         openings.push(shard.on(target, job));
     }
     let results = future::join_all(openings).await;
@@ -179,7 +199,13 @@ async fn open_new(
 /// # Errors
 /// Kafka's error and the reason.
 pub async fn delete(shard: &Rc<Shard>, name: String) -> Result<Uuid, Refusal> {
-    shard.on(0, move |shard| async move { delete_here(&shard, &name).await }).await.map_err(gone)?
+    shard
+        .on(
+            0,
+            move |shard| async move { delete_here(&shard, &name).await },
+        )
+        .await
+        .map_err(gone)?
 }
 
 async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
@@ -187,11 +213,17 @@ async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
     let _turn = store.turnstile.enter().await;
     if !shard.broker.config.delete_topic_enable {
         let message = "Topic deletion is disabled (delete.topic.enable).".to_owned();
-        return Err(Refusal { error: ResponseError::TopicDeletionDisabled, message });
+        return Err(Refusal {
+            error: ResponseError::TopicDeletionDisabled,
+            message,
+        });
     }
     let Some(topic) = store.controller.borrow().image().topic(name).cloned() else {
         let message = "This server does not host this topic-partition.".to_owned();
-        return Err(Refusal { error: ResponseError::UnknownTopicOrPartition, message });
+        return Err(Refusal {
+            error: ResponseError::UnknownTopicOrPartition,
+            message,
+        });
     };
     let image = store.controller.borrow_mut().deleted(name);
     publish(shard, &image).await;
@@ -215,7 +247,10 @@ async fn remove_partitions(shard: &Rc<Shard>, topic: &Topic) {
     let removals = (0..topic.partitions).map(|index| {
         let name = topic.name.clone();
         store.places.borrow_mut().remove(&(name.clone(), index));
-        store.recovery_points.borrow_mut().remove(&(name.clone(), index));
+        store
+            .recovery_points
+            .borrow_mut()
+            .remove(&(name.clone(), index));
         let target = shard.owner(&name, index);
         let job = move |shard: Rc<Shard>| async move { remove_here(&shard, &name, index).await };
         shard.on(target, job)
@@ -225,7 +260,9 @@ async fn remove_partitions(shard: &Rc<Shard>, topic: &Topic) {
 
 /// The directory's new name says that it goes; its files go when nobody reads them any more.
 async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) {
-    let Some(partition) = shard.remove_partition(name, index) else { return };
+    let Some(partition) = shard.remove_partition(name, index) else {
+        return;
+    };
     partition.wake_watchers();
     let topic_id = partition.topic().id;
     if let Some(journal) = shard.journal() {
@@ -256,7 +293,9 @@ async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) {
 async fn publish(shard: &Rc<Shard>, image: &Arc<Image>) {
     let publications = (0..shard.shard_count()).map(|target| {
         let image = image.clone();
-        shard.on(target, move |shard: Rc<Shard>| async move { shard.publish(image) })
+        shard.on(target, move |shard: Rc<Shard>| async move {
+            shard.publish(image)
+        })
     });
     future::join_all(publications).await;
 }
@@ -276,7 +315,10 @@ pub async fn next_producer_id(shard: &Rc<Shard>) -> Result<i64, Refusal> {
         }
         let end = next + PRODUCER_ID_BLOCK;
         let path = store.directories[0].join(PRODUCER_IDS_FILE);
-        let written = shard.io.replace_file(&path, Bytes::from(format!("{end}\n"))).await;
+        let written = shard
+            .io
+            .replace_file(&path, Bytes::from(format!("{end}\n")))
+            .await;
         written.map_err(|error| storage_error(format!("{}: {error}", path.display())))?;
         store.producer_ids.set((next + 1, end));
         Ok(next)
@@ -291,7 +333,11 @@ pub async fn record_recovery_points(shard: &Rc<Shard>, points: Vec<((String, i32
         {
             let places = store.places.borrow();
             let mut known = store.recovery_points.borrow_mut();
-            known.extend(points.into_iter().filter(|(key, _)| places.contains_key(key)));
+            known.extend(
+                points
+                    .into_iter()
+                    .filter(|(key, _)| places.contains_key(key)),
+            );
         }
         let _turn = store.checkpoints.enter().await;
         if let Err(error) = write_recovery_points(&shard.io, &store).await {
@@ -311,7 +357,9 @@ async fn write_recovery_points(
         let entries: Vec<OffsetEntry> = {
             let places = store.places.borrow();
             let points = store.recovery_points.borrow();
-            let here = points.iter().filter(|(key, _)| places.get(key) == Some(&place));
+            let here = points
+                .iter()
+                .filter(|(key, _)| places.get(key) == Some(&place));
             here.map(|((topic, partition), offset)| OffsetEntry {
                 topic: topic.clone(),
                 partition: *partition,
@@ -319,7 +367,12 @@ async fn write_recovery_points(
             })
             .collect()
         };
-        checkpoint::write_offsets(io, &directory.join(checkpoint::RECOVERY_POINT_FILE), &entries).await?;
+        checkpoint::write_offsets(
+            io,
+            &directory.join(checkpoint::RECOVERY_POINT_FILE),
+            &entries,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -334,7 +387,10 @@ async fn write_topics(io: &Io, store: &Store, added: Option<&Topic>) -> Result<(
         for (key, value) in &topic.overrides {
             if value.contains('\n') {
                 let message = format!("The value of {key} has a line break.");
-                return Err(Refusal { error: ResponseError::InvalidConfig, message });
+                return Err(Refusal {
+                    error: ResponseError::InvalidConfig,
+                    message,
+                });
             }
             text.push_str(&format!("{} {key}={value}\n", topic.name));
         }
@@ -355,9 +411,15 @@ pub fn parse_topics(text: &str) -> Result<BTreeMap<String, BTreeMap<String, Stri
             .split_once(' ')
             .and_then(|(topic, setting)| Some((topic, setting.split_once('=')?)));
         let Some((topic, (key, value))) = fields else {
-            return Err(format!("line {}: '{line}' is not 'topic key=value'", number + 1));
+            return Err(format!(
+                "line {}: '{line}' is not 'topic key=value'",
+                number + 1
+            ));
         };
-        topics.entry(topic.to_owned()).or_default().insert(key.to_owned(), value.to_owned());
+        topics
+            .entry(topic.to_owned())
+            .or_default()
+            .insert(key.to_owned(), value.to_owned());
     }
     Ok(topics)
 }
