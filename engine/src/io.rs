@@ -178,10 +178,11 @@ impl Io {
             slot.replace(Some(value));
         });
         loop {
+            self.inner.executor.run_ready();
             if let Some(value) = result.take() {
                 return value;
             }
-            self.turn(true);
+            self.poll_driver(true);
         }
     }
 
@@ -189,7 +190,12 @@ impl Io {
     /// timers. Waits in the kernel if nothing is ready and `may_wait`. Returns whether anything
     /// ran, completed or came due.
     pub fn turn(&self, may_wait: bool) -> bool {
-        let mut progress = self.inner.executor.run_ready();
+        let ran = self.inner.executor.run_ready();
+        self.poll_driver(may_wait) || ran
+    }
+
+    /// Submits, waits if nothing is ready and `may_wait`, takes completions and due timers.
+    fn poll_driver(&self, may_wait: bool) -> bool {
         let queue = self.inner.executor.queue();
         let sleep = may_wait && queue.prepare_sleep();
         let timeout = if sleep {
@@ -207,7 +213,7 @@ impl Io {
             queue.finish_sleep();
         }
         self.read_clock();
-        progress |= !completions.is_empty();
+        let progress = !completions.is_empty();
         for (token, completion) in completions.drain(..) {
             self.complete(token, completion);
         }
