@@ -26,7 +26,9 @@ pub async fn run_checkpoints(
         }
         let lsn = journal.start_checkpoint();
         if let Err(error) = flush().await {
-            journal.poison(&format!("a checkpoint could not sync the segments: {error}"));
+            journal.poison(&format!(
+                "a checkpoint could not sync the segments: {error}"
+            ));
         }
         journal.finish_checkpoint(lsn);
     }

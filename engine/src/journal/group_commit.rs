@@ -255,8 +255,7 @@ impl Shared {
             (state.pending_bytes(), state.reserved_bytes)
         };
         let waiting = pending + reserved;
-        let in_memory =
-            waiting == 0 || waiting + bytes <= self.options.pending_bytes_max as u64;
+        let in_memory = waiting == 0 || waiting + bytes <= self.options.pending_bytes_max as u64;
         let in_ring = self.used() + reserved + bytes + RING_RESERVE_BYTES <= self.capacity();
         (in_memory, in_ring)
     }
@@ -268,8 +267,8 @@ impl Shared {
         // An entry header for each piece, and at most a block of padding for each group.
         let bytes = bytes as u64 + BLOCK_BYTES as u64 * (1 + bytes as u64 / (1 << 20));
         // After a checkpoint at the very end, the file in use, and what told it, are still taken.
-        let limit = (this.capacity() - this.geometry.data_bytes())
-            .saturating_sub(2 * RING_RESERVE_BYTES);
+        let limit =
+            (this.capacity() - this.geometry.data_bytes()).saturating_sub(2 * RING_RESERVE_BYTES);
         if bytes > limit {
             return Err(JournalError::TooLarge { bytes, limit });
         }
@@ -333,7 +332,10 @@ impl Shared {
 
     pub(super) fn finish_checkpoint(&self, lsn: Lsn) {
         let mut state = self.state.borrow_mut();
-        assert!(lsn <= state.append_lsn(), "checkpoint {lsn:?} of the future");
+        assert!(
+            lsn <= state.append_lsn(),
+            "checkpoint {lsn:?} of the future"
+        );
         state.checkpoint_lsn = state.checkpoint_lsn.max(lsn);
         drop(state);
         self.work.notify();

@@ -18,7 +18,9 @@ use uuid::Uuid;
 use super::format::{
     BLOCK_BYTES, ENTRY_HEADER_BYTES, EntryHeader, EntryKind, FileHeader, GROUP_HEADER_BYTES,
 };
-use super::inventory::{FoundFile, FoundGroup, FoundJournal, Inventory, Reader, TornGroup, WINDOW_BYTES};
+use super::inventory::{
+    FoundFile, FoundGroup, FoundJournal, Inventory, Reader, TornGroup, WINDOW_BYTES,
+};
 use super::{JournalError, Lsn, ring};
 use crate::io::{AlignedBuffer, File, Io, OpenMode};
 
@@ -180,7 +182,10 @@ async fn remove(io: &Io, directory: &Path, inventory: &Inventory) -> Result<(), 
     for (shard, files) in shards {
         let mut older: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
         let mut slot = files.iter().map(|file| file.slot).max().unwrap_or(0) + 1;
-        let used = inventory.journals.iter().filter(|((other, _), _)| *other == shard);
+        let used = inventory
+            .journals
+            .iter()
+            .filter(|((other, _), _)| *other == shard);
         let mut last = Vec::new();
         for ((_, incarnation), journal) in used {
             let Some((header, _)) = &journal.last_file else {
@@ -283,7 +288,11 @@ impl<'a> Entries<'a> {
                 continue;
             }
             let at = group.position + GROUP_HEADER_BYTES as u64 + self.done;
-            let bytes = self.reader(group.file).await?.read(at, ENTRY_HEADER_BYTES).await?;
+            let bytes = self
+                .reader(group.file)
+                .await?
+                .read(at, ENTRY_HEADER_BYTES)
+                .await?;
             let whole = |header: &EntryHeader| {
                 let bytes = ENTRY_HEADER_BYTES as u64 + u64::from(header.length);
                 bytes <= payload_bytes - self.done
@@ -351,8 +360,9 @@ impl Plan {
     fn is_forgotten(&self, entry: &Entry) -> bool {
         let orders = self.forgotten.get(&entry.partition());
         orders.is_some_and(|orders| {
-            let is_void =
-                |(lsn, base): &(Lsn, i64)| entry.end_lsn < *lsn && entry.header.segment_base < *base;
+            let is_void = |(lsn, base): &(Lsn, i64)| {
+                entry.end_lsn < *lsn && entry.header.segment_base < *base
+            };
             orders.iter().any(is_void)
         })
     }
@@ -560,7 +570,9 @@ impl Segments {
     }
 
     fn path(&self, (partition, base): (Partition, i64)) -> PathBuf {
-        let directory = self.directory(partition).map(|found| &found.target.directory);
+        let directory = self
+            .directory(partition)
+            .map(|found| &found.target.directory);
         let directory = directory.expect("only partitions that were located");
         directory.join(format!("{base:020}.log"))
     }

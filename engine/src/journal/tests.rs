@@ -129,7 +129,10 @@ fn what_is_durable_is_replayed_and_the_journal_removed() {
     assert_eq!(report.journals[0].entries, 3);
     assert_eq!(report.journals[0].bytes, 27);
     assert_eq!(report.partitions.len(), 2);
-    assert_eq!(fs::read(segment(&directory.0, 0, 0)).unwrap(), b"first second");
+    assert_eq!(
+        fs::read(segment(&directory.0, 0, 0)).unwrap(),
+        b"first second"
+    );
     let other = fs::read(segment(&directory.0, 1, 0)).unwrap();
     assert_eq!(&other[100..], b"other partition");
     assert_eq!(directory.journal_files(), Vec::<PathBuf>::new());
@@ -156,8 +159,14 @@ fn an_append_larger_than_a_file_is_cut_and_comes_back_whole() {
         assert!(journal.stats().groups >= 4, "{:?}", journal.stats());
     });
     let report = replay_now(&directory.0).unwrap();
-    assert_eq!((report.damaged.len(), report.journals[0].bytes), (0, 200_000));
-    assert_eq!(&fs::read(segment(&directory.0, 0, 0)).unwrap()[3..], expected);
+    assert_eq!(
+        (report.damaged.len(), report.journals[0].bytes),
+        (0, 200_000)
+    );
+    assert_eq!(
+        &fs::read(segment(&directory.0, 0, 0)).unwrap()[3..],
+        expected
+    );
 }
 
 #[test]
@@ -173,7 +182,10 @@ fn a_closed_journal_leaves_nothing_behind() {
             journal.durable(Lsn(lsn.0 + 1_000_000)).await,
             Err(JournalError::Closed)
         ));
-        assert!(matches!(journal.reserve(1).await, Err(JournalError::Closed)));
+        assert!(matches!(
+            journal.reserve(1).await,
+            Err(JournalError::Closed)
+        ));
         assert!(matches!(journal.close().await, Err(JournalError::Closed)));
     });
     assert_eq!(directory.journal_files(), Vec::<PathBuf>::new());
@@ -301,7 +313,10 @@ fn a_failed_checkpoint_or_write_poisons() {
         let late = journal.append_forget(TOPIC, 0, 0);
         assert!(matches!(late, Err(JournalError::Poisoned(_))), "{late:?}");
         assert!(journal.durable(lsn).await.is_ok());
-        assert!(matches!(journal.close().await, Err(JournalError::Poisoned(_))));
+        assert!(matches!(
+            journal.close().await,
+            Err(JournalError::Poisoned(_))
+        ));
     });
     let report = replay_now(&directory.0).unwrap();
     assert!(report.journals[0].entries >= 1);
@@ -400,8 +415,7 @@ fn record_bytes_that_look_like_a_group_are_not_one() {
     assert_eq!(group.sequence, 1);
     // A group whose payload contains older groups at block boundaries, and which is torn.
     let mut file = stolen.clone();
-    file[6 * BLOCK_BYTES..9 * BLOCK_BYTES]
-        .copy_from_slice(&stolen[BLOCK_BYTES..4 * BLOCK_BYTES]);
+    file[6 * BLOCK_BYTES..9 * BLOCK_BYTES].copy_from_slice(&stolen[BLOCK_BYTES..4 * BLOCK_BYTES]);
     fs::write(&files[0], file).unwrap();
     let report = replay_now(&directory.0).unwrap();
     assert_eq!(report.damaged, []);
@@ -479,7 +493,11 @@ async fn history(io: Io, path: PathBuf, seed: u64, model: Rc<RefCell<Model>>) ->
                 let lsn = journal.append_truncate(TOPIC, partition, 0, cut).unwrap();
                 journal.durable(lsn).await.unwrap();
                 let mut model = model.borrow_mut();
-                model.partitions.get_mut(&partition).unwrap().truncate(cut as usize);
+                model
+                    .partitions
+                    .get_mut(&partition)
+                    .unwrap()
+                    .truncate(cut as usize);
                 model.lengths.retain(|(_, other, _)| *other != partition);
                 model.lengths.push((lsn, partition, cut as usize));
             }
@@ -517,9 +535,15 @@ fn random_histories_lose_nothing_that_was_durable() {
             }
             let bytes = fs::read(segment(&directory.0, *partition, 0)).unwrap();
             let expected = &model.partitions[partition];
-            assert!(bytes.len() >= *length, "seed {seed}, partition {partition}, {lsn:?}");
+            assert!(
+                bytes.len() >= *length,
+                "seed {seed}, partition {partition}, {lsn:?}"
+            );
             let first_wrong = (0..*length).find(|at| bytes[*at] != expected[*at]);
-            assert_eq!(first_wrong, None, "seed {seed}, partition {partition}, {lsn:?}");
+            assert_eq!(
+                first_wrong, None,
+                "seed {seed}, partition {partition}, {lsn:?}"
+            );
         }
     }
 }
