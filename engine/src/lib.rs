@@ -4,4 +4,5 @@ pub mod clock;
 #[expect(unsafe_code, reason = "the one room that talks to the kernel")]
 pub mod io;
 pub mod journal;
+pub mod log;
 pub mod record;
