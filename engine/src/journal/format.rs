@@ -144,8 +144,9 @@ impl FileHeader {
         put(bytes, CRC_AT, &crc.to_be_bytes());
     }
 
-    /// Decodes a first block of any length.
-    pub(super) fn decode(block: &[u8]) -> FirstBlock {
+    /// Decodes the first block of a file, which may be shorter than a block.
+    pub(super) fn decode(file: &[u8]) -> FirstBlock {
+        let block = &file[..file.len().min(BLOCK_BYTES)];
         if block.iter().all(|byte| *byte == 0) {
             return FirstBlock::Unused;
         }

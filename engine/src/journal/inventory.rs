@@ -43,6 +43,19 @@ pub(super) struct FoundGroup {
     pub(super) position: u64,
 }
 
+impl FoundGroup {
+    /// Where the next group begins, if it is in the same file.
+    pub(super) fn end(&self) -> u64 {
+        self.position + self.header.bytes_on_disk()
+    }
+
+    /// Whether there is room for another group behind this one in its file.
+    pub(super) fn ends_within(&self, files: &[FoundFile]) -> bool {
+        let header = files[self.file].header;
+        header.is_none_or(|header| self.end() < header.geometry.file_bytes)
+    }
+}
+
 /// A group whose header is valid and whose payload is not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TornGroup {

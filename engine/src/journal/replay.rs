@@ -143,9 +143,10 @@ fn check<'a>(
         let is_next = before
             .is_none_or(|before| group.header.sequence == before.header.sequence.wrapping_add(1));
         if group.header.lsn > end || !is_next {
-            let (file, position) = before.map_or((group.file, BLOCK_BYTES as u64), |before| {
-                (before.file, before.position + before.header.bytes_on_disk())
-            });
+            let (file, position) = match before {
+                Some(before) if before.ends_within(files) => (before.file, before.end()),
+                Some(_) | None => (group.file, BLOCK_BYTES as u64),
+            };
             lost(group.header.lsn.0.saturating_sub(end.0), file, position);
         }
         end = group.header.end_lsn();
