@@ -197,6 +197,9 @@ fn a_missing_end_of_a_segment_is_a_gap_only_with_compaction() {
                 let slice = log.read(5, 100, log.end_position(), true).await.unwrap();
                 assert_eq!(slice.unwrap().first_offset, log.segments()[1].base_offset);
                 assert!(log.position_of(5).await.unwrap().segment_base > 0);
+                assert_eq!(log.truncate_to(5).await.unwrap(), 5);
+                assert_eq!(append(&log, &[1], 10).await.base_offset, 5);
+                assert_eq!(read_all(&log, 0, 100).await.len(), 2);
             } else {
                 assert_eq!(log.log_end_offset(), 2);
                 assert!(recovery.truncated.unwrap().reason.contains("missing"));
