@@ -6,7 +6,7 @@ use kafka_protocol::messages::fetch_request::ForgottenTopic;
 use kafka_protocol::messages::{FetchRequest, ProduceRequest};
 use ringlog_tests::broker::{Broker, unique, wait_for};
 use ringlog_tests::call::{
-    Fetch, create_topic, fetch_all, list_offset, log_end_offset, only_partition, produce,
+    Fetch, create_topic, fetch_all, fetch_to_end, list_offset, log_end_offset, only_partition, produce,
     produce_request, produce_values, topic_name,
 };
 use ringlog_tests::records::{Batch, Codec, Record, message_set};
@@ -86,7 +86,7 @@ fn every_produce_version_appends_in_order_and_every_fetch_version_reads_it() {
 #[test]
 fn every_codec_of_every_record_format_is_read_back_by_old_and_new_fetches() {
     let (_broker, mut client, topic, id) = setup("codecs");
-    let long = "a longer value that repeats, ".repeat(200);
+    let long = "a longer value that repeats, ".repeat(20);
     let cases = [
         (0, Codec::Gzip), (0, Codec::Snappy), (0, Codec::SnappyXerial), (0, Codec::Lz4), (0, Codec::Lz4Broken),
         (2, Codec::Gzip), (2, Codec::Snappy), (2, Codec::SnappyXerial), (2, Codec::Lz4),
@@ -102,7 +102,7 @@ fn every_codec_of_every_record_format_is_read_back_by_old_and_new_fetches() {
         expected.extend(names);
     }
     for version in [0, 2, 3, 4, 10, 12, 17] {
-        let records = Fetch::of(&topic, id, 0).contents(&mut client, version).records;
+        let records = fetch_to_end(&mut client, version, Fetch::of(&topic, id, 0));
         assert_eq!(texts(&records), expected, "Fetch v{version}");
         let offsets: Vec<_> = records.iter().map(|record| record.offset).collect();
         let end = i64::try_from(expected.len()).unwrap();
@@ -110,9 +110,8 @@ fn every_codec_of_every_record_format_is_read_back_by_old_and_new_fetches() {
     }
     // A fetch may begin in the middle of a compressed batch; old clients skip to their offset themselves.
     for version in [0, 2, 4, 17] {
-        let records = Fetch::of(&topic, id, 10).contents(&mut client, version).records;
-        let wanted: Vec<_> = records.into_iter().filter(|record| record.offset >= 10).collect();
-        assert_eq!(texts(&wanted), expected[10..], "Fetch v{version} from offset 10");
+        let records = fetch_to_end(&mut client, version, Fetch::of(&topic, id, 10));
+        assert_eq!(texts(&records), expected[10..], "Fetch v{version} from offset 10");
     }
 }
 
@@ -128,7 +127,9 @@ fn zstd_is_for_versions_that_know_it_kip_110() {
         let answer = produce(&mut client, version, &topic, 0, batch.clone());
         assert_eq!((answer.error_code, answer.base_offset), (0, base), "Produce v{version}");
     }
-    for version in [0, 3, 4, 9] {
+    // Down-conversion has no zstd to convert to. From version 4 Kafka 3.9 sends the batch as it is,
+    // unless the topic's own compression.type is zstd.
+    for version in [0, 1, 2, 3] {
         let data = Fetch::of(&topic, id, 0).call(&mut client, version);
         assert_eq!(data.error_code, error::UNSUPPORTED_COMPRESSION_TYPE, "Fetch v{version}");
     }

@@ -18,7 +18,7 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use crate::broker::wait_for;
-use crate::records::{Batch, Contents, read};
+use crate::records::{Batch, Contents, Record, read};
 use crate::wire::Client;
 
 /// A string of the codec.
@@ -45,7 +45,15 @@ pub fn create_topic(client: &mut Client, name: &str, partitions: i32, configs: &
     let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(30_000);
     let response = client.call(5, &request);
     assert_eq!(response.topics[0].error_code, 0, "CreateTopics {name}: {response:?}");
-    wait_for(&format!("leaders of {name}"), Duration::from_secs(30), || topic_id(client, name))
+    let patience = Duration::from_secs(30);
+    let id = wait_for(&format!("leaders of {name}"), patience, || topic_id(client, name));
+    // Apache Kafka's metadata may name a leader that does not know it yet (NOT_LEADER_OR_FOLLOWER).
+    for partition in 0..partitions {
+        wait_for(&format!("{name}-{partition}"), patience, || {
+            (list_offset(client, 1, name, partition, -1).0 == 0).then_some(())
+        });
+    }
+    id
 }
 
 /// The id of a topic whose partitions all have leaders; `None` as long as they have none.
@@ -180,13 +188,18 @@ pub fn only_partition(mut response: FetchResponse) -> PartitionData {
     topic.partitions.remove(0)
 }
 
-/// All values of partition 0 from offset 0, fetched in as many answers as it takes.
-pub fn fetch_all(client: &mut Client, topic: &str, partition: i32) -> Vec<crate::records::Record> {
-    let mut records = Vec::new();
+/// All records of a partition, fetched in as many answers as it takes.
+pub fn fetch_all(client: &mut Client, topic: &str, partition: i32) -> Vec<Record> {
     let mut fetch = Fetch::of(topic, Uuid::nil(), 0);
     fetch.partition = partition;
+    fetch_to_end(client, 11, fetch)
+}
+
+/// The records from the fetch's offset to the end, in as many answers as it takes.
+pub fn fetch_to_end(client: &mut Client, version: i16, mut fetch: Fetch) -> Vec<Record> {
+    let mut records = Vec::new();
     loop {
-        let contents = fetch.contents(client, 11);
+        let contents = fetch.contents(client, version);
         let Some(last) = contents.records.last() else { return records };
         let next = last.offset + 1;
         // A batch may begin before the offset asked for.
