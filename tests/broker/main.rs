@@ -18,13 +18,13 @@ mod topics;
 /// Kafka's error codes, as far as the tests name them (`Errors.java`).
 mod error {
     pub(crate) const UNKNOWN_SERVER_ERROR: i16 = -1;
-    pub(crate) const NONE: i16 = 0;
     pub(crate) const OFFSET_OUT_OF_RANGE: i16 = 1;
     pub(crate) const CORRUPT_MESSAGE: i16 = 2;
     pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
     pub(crate) const MESSAGE_TOO_LARGE: i16 = 10;
     pub(crate) const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
     pub(crate) const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+    pub(crate) const NOT_COORDINATOR: i16 = 16;
     pub(crate) const INVALID_TOPIC_EXCEPTION: i16 = 17;
     pub(crate) const INVALID_REQUIRED_ACKS: i16 = 21;
     pub(crate) const ILLEGAL_GENERATION: i16 = 22;

@@ -267,6 +267,13 @@ pub fn message(magic: u8, attributes: u8, offset: i64, timestamp: i64, value: &[
     bytes
 }
 
+/// The checksum of a message of magic 0 or 1: CRC-32 of all from its magic byte on.
+pub fn crc32(body: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(body);
+    crc.sum()
+}
+
 /// What a fetch answer holds: its records, and the magic of each outer entry.
 #[derive(Debug, Default)]
 pub struct Contents {
