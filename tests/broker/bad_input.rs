@@ -86,7 +86,9 @@ fn absurd_lengths_close_the_connection() {
 
 #[test]
 fn large_announced_frames_take_no_memory_before_their_bytes_come() {
-    let mut scene = Scene::new("announced");
+    // Apache Kafka allocates what is announced and runs out of heap: only asked of Ringlog.
+    let Some(broker) = Broker::own(Options::default()) else { return };
+    let mut scene = Scene::of(broker, "announced");
     let mut waiting = Vec::new();
     for number in 0..100 {
         let mut stranger = scene.stranger();
