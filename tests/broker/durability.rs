@@ -21,9 +21,18 @@ const IN_FLIGHT: usize = 5;
 type Acknowledged = Mutex<BTreeMap<i32, BTreeMap<i64, Vec<String>>>>;
 
 /// Sends batches to one partition until the connection breaks; keeps what was acknowledged.
-fn produce_until_the_crash(address: SocketAddr, topic: &str, name: &str, partition: i32, size: usize, shared: (&Acknowledged, &AtomicU64, &AtomicBool)) {
+fn produce_until_the_crash(
+    address: SocketAddr,
+    topic: &str,
+    name: &str,
+    partition: i32,
+    size: usize,
+    shared: (&Acknowledged, &AtomicU64, &AtomicBool),
+) {
     let (acknowledged, count, stop) = shared;
-    let Ok(mut client) = Client::try_connect(address) else { return };
+    let Ok(mut client) = Client::try_connect(address) else {
+        return;
+    };
     client.answer_within(Duration::from_secs(20));
     let padding = "x".repeat(size);
     let mut waiting = std::collections::VecDeque::new();
@@ -31,29 +40,49 @@ fn produce_until_the_crash(address: SocketAddr, topic: &str, name: &str, partiti
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let values: Vec<_> = (0..3).map(|part| format!("{name} {number}.{part} {padding}")).collect();
+        let values: Vec<_> = (0..3)
+            .map(|part| format!("{name} {number}.{part} {padding}"))
+            .collect();
         let request = produce_request(topic, partition, -1, Batch::of(&values).encode());
-        let Ok(correlation_id) = client.send(9, &request) else { return };
+        let Ok(correlation_id) = client.send(9, &request) else {
+            return;
+        };
         waiting.push_back((correlation_id, values));
         if waiting.len() < IN_FLIGHT {
             continue;
         }
-        let Some((correlation_id, values)) = waiting.pop_front() else { continue };
-        let Ok(frame) = client.receive_frame() else { return };
+        let Some((correlation_id, values)) = waiting.pop_front() else {
+            continue;
+        };
+        let Ok(frame) = client.receive_frame() else {
+            return;
+        };
         let answer = ringlog_tests::wire::decode::<ProduceRequest>(9, correlation_id, frame);
         let answer = &answer.responses[0].partition_responses[0];
         assert_eq!(answer.error_code, 0, "{answer:?}");
-        let mut acknowledged = acknowledged.lock().expect("no thread fails while it holds it");
-        acknowledged.entry(partition).or_default().insert(answer.base_offset, values);
+        let mut acknowledged = acknowledged
+            .lock()
+            .expect("no thread fails while it holds it");
+        acknowledged
+            .entry(partition)
+            .or_default()
+            .insert(answer.base_offset, values);
         count.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 fn crash_while_producing(options: Options, seed_name: &str) {
-    let Some(mut broker) = Broker::own(options) else { return };
+    let Some(mut broker) = Broker::own(options) else {
+        return;
+    };
     let mut random = Random::seeded(seed_name);
     let topic = unique("durable");
-    create_topic(&mut Client::connect(broker.address()), &topic, PARTITIONS, &[("segment.bytes", "1048576")]);
+    create_topic(
+        &mut Client::connect(broker.address()),
+        &topic,
+        PARTITIONS,
+        &[("segment.bytes", "1048576")],
+    );
     let acknowledged = Acknowledged::default();
     for round in 0..5 {
         let (count, stop) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -65,7 +94,16 @@ fn crash_while_producing(options: Options, seed_name: &str) {
                 let name = format!("round {round} writer {writer}");
                 let size = sizes[usize::try_from(random.below(4)).expect("small")];
                 let (topic, shared) = (topic.as_str(), (&acknowledged, &count, &stop));
-                scope.spawn(move || produce_until_the_crash(address, topic, &name, writer % PARTITIONS, size, shared));
+                scope.spawn(move || {
+                    produce_until_the_crash(
+                        address,
+                        topic,
+                        &name,
+                        writer % PARTITIONS,
+                        size,
+                        shared,
+                    );
+                });
             }
             wait_for("acknowledged batches", Duration::from_secs(60), || {
                 (count.load(Ordering::Relaxed) >= target).then_some(())
@@ -83,25 +121,41 @@ fn crash_while_producing(options: Options, seed_name: &str) {
 
 fn verify(broker: &Broker, topic: &str, acknowledged: &Acknowledged) {
     let mut client = Client::connect(broker.address());
-    wait_for("leaders after the restart", Duration::from_secs(30), || topic_id(&mut client, topic));
-    let acknowledged = acknowledged.lock().expect("no thread fails while it holds it");
+    wait_for("leaders after the restart", Duration::from_secs(30), || {
+        topic_id(&mut client, topic)
+    });
+    let acknowledged = acknowledged
+        .lock()
+        .expect("no thread fails while it holds it");
     for partition in 0..PARTITIONS {
         let records = fetch_all(&mut client, topic, partition);
         for (offset, record) in (0..).zip(&records) {
-            assert_eq!(record.offset, offset, "partition {partition}: offsets have no gap and no double");
+            assert_eq!(
+                record.offset, offset,
+                "partition {partition}: offsets have no gap and no double"
+            );
         }
         let mut seen = std::collections::BTreeSet::new();
         for record in &records {
             let text = record.text();
-            assert!(seen.insert(text), "partition {partition} offset {}: stored twice", record.offset);
+            assert!(
+                seen.insert(text),
+                "partition {partition} offset {}: stored twice",
+                record.offset
+            );
         }
         for (base, values) in acknowledged.get(&partition).into_iter().flatten() {
             for (offset, value) in (*base..).zip(values) {
-                let found = usize::try_from(offset).ok().and_then(|index| records.get(index));
+                let found = usize::try_from(offset)
+                    .ok()
+                    .and_then(|index| records.get(index));
                 let found = found.unwrap_or_else(|| {
                     panic!("partition {partition} offset {offset}: acknowledged, now beyond the end {}", records.len())
                 });
-                assert!(found.text() == *value, "partition {partition} offset {offset}: another record");
+                assert!(
+                    found.text() == *value,
+                    "partition {partition} offset {offset}: another record"
+                );
             }
         }
         // What one writer sent is there in the order it was sent, also what was not acknowledged.
@@ -110,9 +164,16 @@ fn verify(broker: &Broker, topic: &str, acknowledged: &Acknowledged) {
             let text = record.text();
             let words: Vec<_> = text.split(' ').take(5).collect();
             let (number, part) = words[4].split_once('.').expect("our own format");
-            let position = (number.parse().expect("a number"), part.parse().expect("a number"));
+            let position = (
+                number.parse().expect("a number"),
+                part.parse().expect("a number"),
+            );
             let before = last.insert(words[..4].join(" "), position);
-            assert!(before < Some(position), "partition {partition} offset {}: order", record.offset);
+            assert!(
+                before < Some(position),
+                "partition {partition} offset {}: order",
+                record.offset
+            );
         }
     }
 }
@@ -125,24 +186,35 @@ fn what_was_acknowledged_survives_kill_9() {
 #[test]
 fn what_was_acknowledged_survives_kill_9_with_two_shards() {
     let options = Options::default().argument("--cores").argument("2");
-    crash_while_producing(options, "what_was_acknowledged_survives_kill_9_with_two_shards");
+    crash_while_producing(
+        options,
+        "what_was_acknowledged_survives_kill_9_with_two_shards",
+    );
 }
 
 #[test]
 fn what_was_acknowledged_survives_kill_9_with_the_poll_driver() {
     let options = Options::default().environment("RINGLOG_IO", "poll");
-    crash_while_producing(options, "what_was_acknowledged_survives_kill_9_with_the_poll_driver");
+    crash_while_producing(
+        options,
+        "what_was_acknowledged_survives_kill_9_with_the_poll_driver",
+    );
 }
 
 #[test]
 fn what_was_acknowledged_survives_kill_9_in_page_cache_mode() {
     let options = Options::default().set("ringlog.durability", "page-cache");
-    crash_while_producing(options, "what_was_acknowledged_survives_kill_9_in_page_cache_mode");
+    crash_while_producing(
+        options,
+        "what_was_acknowledged_survives_kill_9_in_page_cache_mode",
+    );
 }
 
 #[test]
 fn an_idempotent_producer_that_repeats_after_a_crash_leaves_no_gap_and_no_double() {
-    let Some(mut broker) = Broker::own(Options::default()) else { return };
+    let Some(mut broker) = Broker::own(Options::default()) else {
+        return;
+    };
     let mut random = Random::seeded("an_idempotent_producer_that_repeats_after_a_crash");
     let mut client = Client::connect(broker.address());
     let topic = unique("repeat");
@@ -150,7 +222,11 @@ fn an_idempotent_producer_that_repeats_after_a_crash_leaves_no_gap_and_no_double
     let request = InitProducerIdRequest::default().with_transactional_id(None);
     let producer = client.call(4, &request.with_transaction_timeout_ms(60_000));
     let request_of = |number: i32| {
-        let batch = Batch::of(&[number.to_string()]).by_producer(producer.producer_id.0, producer.producer_epoch, number);
+        let batch = Batch::of(&[number.to_string()]).by_producer(
+            producer.producer_id.0,
+            producer.producer_epoch,
+            number,
+        );
         produce_request(&topic, 0, -1, batch.encode())
     };
     let mut next = 0;
@@ -159,7 +235,11 @@ fn an_idempotent_producer_that_repeats_after_a_crash_leaves_no_gap_and_no_double
         for _ in 0..random.below(30) {
             let answer = client.call(9, &request_of(next));
             let answer = &answer.responses[0].partition_responses[0];
-            assert_eq!((answer.error_code, answer.base_offset), (0, i64::from(next)), "{answer:?}");
+            assert_eq!(
+                (answer.error_code, answer.base_offset),
+                (0, i64::from(next)),
+                "{answer:?}"
+            );
             next += 1;
         }
         let unanswered = i32::try_from(random.below(5)).expect("small");
@@ -169,14 +249,28 @@ fn an_idempotent_producer_that_repeats_after_a_crash_leaves_no_gap_and_no_double
         broker.kill();
         broker.restart();
         client = Client::connect(broker.address());
-        wait_for("leaders after the restart", Duration::from_secs(30), || topic_id(&mut client, &topic));
+        wait_for("leaders after the restart", Duration::from_secs(30), || {
+            topic_id(&mut client, &topic)
+        });
         for number in next..next + unanswered {
             let answer = client.call(9, &request_of(number));
             let answer = &answer.responses[0].partition_responses[0];
-            assert_eq!((answer.error_code, answer.base_offset), (0, i64::from(number)), "repeated: {answer:?}");
+            assert_eq!(
+                (answer.error_code, answer.base_offset),
+                (0, i64::from(number)),
+                "repeated: {answer:?}"
+            );
         }
         next += unanswered;
     }
-    let texts: Vec<_> = fetch_all(&mut client, &topic, 0).iter().map(ringlog_tests::records::Record::text).collect();
-    assert_eq!(texts, (0..next).map(|number| number.to_string()).collect::<Vec<_>>());
+    let texts: Vec<_> = fetch_all(&mut client, &topic, 0)
+        .iter()
+        .map(ringlog_tests::records::Record::text)
+        .collect();
+    assert_eq!(
+        texts,
+        (0..next)
+            .map(|number| number.to_string())
+            .collect::<Vec<_>>()
+    );
 }

@@ -19,14 +19,36 @@ fn earliest_and_latest_in_every_version() {
     let topic = unique("bounds");
     create_topic(&mut client, &topic, 1, &[]);
     for version in VERSIONS {
-        assert_eq!(list_offset(&mut client, version, &topic, 0, EARLIEST), (0, -1, 0), "v{version}, empty");
-        assert_eq!(list_offset(&mut client, version, &topic, 0, LATEST), (0, -1, 0), "v{version}, empty");
+        assert_eq!(
+            list_offset(&mut client, version, &topic, 0, EARLIEST),
+            (0, -1, 0),
+            "v{version}, empty"
+        );
+        assert_eq!(
+            list_offset(&mut client, version, &topic, 0, LATEST),
+            (0, -1, 0),
+            "v{version}, empty"
+        );
     }
-    let answer = produce(&mut client, 9, &topic, 0, Batch::of(&["a", "b", "c"]).encode());
+    let answer = produce(
+        &mut client,
+        9,
+        &topic,
+        0,
+        Batch::of(&["a", "b", "c"]).encode(),
+    );
     assert_eq!(answer.error_code, 0);
     for version in VERSIONS {
-        assert_eq!(list_offset(&mut client, version, &topic, 0, EARLIEST), (0, -1, 0), "v{version}");
-        assert_eq!(list_offset(&mut client, version, &topic, 0, LATEST), (0, -1, 3), "v{version}");
+        assert_eq!(
+            list_offset(&mut client, version, &topic, 0, EARLIEST),
+            (0, -1, 0),
+            "v{version}"
+        );
+        assert_eq!(
+            list_offset(&mut client, version, &topic, 0, LATEST),
+            (0, -1, 3),
+            "v{version}"
+        );
     }
 }
 
@@ -39,7 +61,10 @@ fn a_timestamp_finds_the_first_record_at_or_after_it() {
         create_topic(&mut client, &topic, 1, &[]);
         for start in [1000, 2000, 3000] {
             let batch = Batch::of(&["a", "b", "c"]).at(start).compressed(codec); // stamped start, +1, +2
-            assert_eq!(produce(&mut client, 9, &topic, 0, batch.encode()).error_code, 0);
+            assert_eq!(
+                produce(&mut client, 9, &topic, 0, batch.encode()).error_code,
+                0
+            );
         }
         for version in VERSIONS.skip(1) {
             for (wanted, found) in [
@@ -70,7 +95,10 @@ fn max_timestamp_finds_the_record_stamped_last_even_if_it_is_not_the_last_kip_73
     }
     for start in [1000, 5000, 3000] {
         let batch = Batch::of(&["a", "b"]).at(start);
-        assert_eq!(produce(&mut client, 9, &topic, 0, batch.encode()).error_code, 0);
+        assert_eq!(
+            produce(&mut client, 9, &topic, 0, batch.encode()).error_code,
+            0
+        );
     }
     for version in 7..=9 {
         let answer = list_offset(&mut client, version, &topic, 0, MAX_TIMESTAMP);
@@ -87,8 +115,13 @@ fn unknown_topics_and_partitions_say_so_in_every_version() {
     let absent = unique("absent");
     for version in VERSIONS {
         for (name, partition) in [(&absent, 0), (&topic, 1), (&topic, -1)] {
-            let (error_code, _, offset) = list_offset(&mut client, version, name, partition, LATEST);
-            assert_eq!((error_code, offset), (error::UNKNOWN_TOPIC_OR_PARTITION, -1), "v{version} {name}-{partition}");
+            let (error_code, _, offset) =
+                list_offset(&mut client, version, name, partition, LATEST);
+            assert_eq!(
+                (error_code, offset),
+                (error::UNKNOWN_TOPIC_OR_PARTITION, -1),
+                "v{version} {name}-{partition}"
+            );
         }
     }
 }

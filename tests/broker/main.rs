@@ -4,7 +4,9 @@
 //! --test broker`, see tests/oracle/kafka); where Ringlog is to do better, the test says so.
 #![forbid(unsafe_code)]
 
+mod bad_counts;
 mod bad_input;
+mod bad_records;
 mod durability;
 mod groups;
 mod idempotence;
@@ -12,6 +14,7 @@ mod list_offsets;
 mod metadata;
 mod pipelining;
 mod produce_fetch;
+mod scene;
 mod startup;
 mod topics;
 

@@ -24,7 +24,11 @@ fn two_hundred_requests_in_one_write_are_answered_in_order() {
         bytes.extend(match number % 5 {
             0 | 1 => {
                 let batch = Batch::of(&[number.to_string()]).encode();
-                wire::frame(correlation_id, 9, &produce_request(&topic, number % 4, -1, batch))
+                wire::frame(
+                    correlation_id,
+                    9,
+                    &produce_request(&topic, number % 4, -1, batch),
+                )
             }
             2 => wire::frame(correlation_id, 2, &ApiVersionsRequest::default()),
             3 => {
@@ -32,7 +36,11 @@ fn two_hundred_requests_in_one_write_are_answered_in_order() {
                 (fetch.max_wait_ms, fetch.min_bytes, fetch.partition) = (20, 1 << 20, number % 4);
                 wire::frame(correlation_id, 12, &fetch.request(12))
             }
-            _ => wire::frame(correlation_id, 9, &MetadataRequest::default().with_topics(Some(Vec::new()))),
+            _ => wire::frame(
+                correlation_id,
+                9,
+                &MetadataRequest::default().with_topics(Some(Vec::new())),
+            ),
         });
     }
     client.write(&bytes).unwrap();
@@ -40,17 +48,43 @@ fn two_hundred_requests_in_one_write_are_answered_in_order() {
         match number % 5 {
             0 | 1 => {
                 let answer = client.receive::<ProduceRequest>(9, correlation_id);
-                assert_eq!(answer.responses[0].partition_responses[0].error_code, 0, "{number}: {answer:?}");
+                assert_eq!(
+                    answer.responses[0].partition_responses[0].error_code, 0,
+                    "{number}: {answer:?}"
+                );
             }
-            2 => assert_eq!(client.receive::<ApiVersionsRequest>(2, correlation_id).error_code, 0),
-            3 => assert_eq!(client.receive::<FetchRequest>(12, correlation_id).error_code, 0),
-            _ => assert_eq!(client.receive::<MetadataRequest>(9, correlation_id).brokers.len(), 1),
+            2 => assert_eq!(
+                client
+                    .receive::<ApiVersionsRequest>(2, correlation_id)
+                    .error_code,
+                0
+            ),
+            3 => assert_eq!(
+                client
+                    .receive::<FetchRequest>(12, correlation_id)
+                    .error_code,
+                0
+            ),
+            _ => assert_eq!(
+                client
+                    .receive::<MetadataRequest>(9, correlation_id)
+                    .brokers
+                    .len(),
+                1
+            ),
         }
     }
     for partition in 0..4 {
-        let found: Vec<_> = fetch_all(&mut client, &topic, partition).iter().map(Record::text).collect();
+        let found: Vec<_> = fetch_all(&mut client, &topic, partition)
+            .iter()
+            .map(Record::text)
+            .collect();
         let sent = (0..200).filter(|number| number % 5 < 2 && number % 4 == partition);
-        assert_eq!(found, sent.map(|number| number.to_string()).collect::<Vec<_>>(), "partition {partition}");
+        assert_eq!(
+            found,
+            sent.map(|number| number.to_string()).collect::<Vec<_>>(),
+            "partition {partition}"
+        );
     }
 }
 
@@ -69,13 +103,19 @@ fn frames_in_small_pieces_are_put_together() {
         let mut rest = frame.as_slice();
         while !rest.is_empty() {
             let most = if round % 2 == 0 { 1 } else { 40 };
-            let length = usize::try_from(1 + random.below(most)).unwrap().min(rest.len());
+            let length = usize::try_from(1 + random.below(most))
+                .unwrap()
+                .min(rest.len());
             client.write(&rest[..length]).unwrap();
             rest = &rest[length..];
         }
         let answer = client.receive::<ProduceRequest>(9, correlation_id);
         let partition = &answer.responses[0].partition_responses[0];
-        assert_eq!((partition.error_code, partition.base_offset), (0, round), "{answer:?}");
+        assert_eq!(
+            (partition.error_code, partition.base_offset),
+            (0, round),
+            "{answer:?}"
+        );
     }
 }
 
@@ -96,7 +136,10 @@ fn a_half_sent_frame_keeps_no_other_client_waiting() {
         waiting.push((client, correlation_id, frame[half..].to_vec()));
     }
     for _ in 0..20 {
-        assert_eq!(healthy.call(2, &ApiVersionsRequest::default()).error_code, 0);
+        assert_eq!(
+            healthy.call(2, &ApiVersionsRequest::default()).error_code,
+            0
+        );
         let listed = ListOffsetsRequest::default().with_replica_id((-1).into());
         assert!(healthy.call(5, &listed).topics.is_empty());
     }
@@ -104,7 +147,11 @@ fn a_half_sent_frame_keeps_no_other_client_waiting() {
         client.write(&rest).unwrap();
         let answer = client.receive::<ProduceRequest>(9, correlation_id);
         let partition = &answer.responses[0].partition_responses[0];
-        assert_eq!((partition.error_code, partition.base_offset), (0, base), "{answer:?}");
+        assert_eq!(
+            (partition.error_code, partition.base_offset),
+            (0, base),
+            "{answer:?}"
+        );
     }
 }
 
@@ -121,18 +168,34 @@ fn a_client_that_reads_nothing_does_not_stop_the_others() {
     // 40 answers of 2 MB each lie unread; the broker must neither block nor buffer without bound.
     let before = broker.resident_bytes();
     let mut slow = Client::connect(broker.address());
-    let ids: Vec<_> = (0..40).map(|_| slow.send(12, &Fetch::of(&topic, id, 0).request(12)).unwrap()).collect();
+    let ids: Vec<_> = (0..40)
+        .map(|_| {
+            slow.send(12, &Fetch::of(&topic, id, 0).request(12))
+                .unwrap()
+        })
+        .collect();
     for _ in 0..50 {
-        assert_eq!(healthy.call(2, &ApiVersionsRequest::default()).error_code, 0);
+        assert_eq!(
+            healthy.call(2, &ApiVersionsRequest::default()).error_code,
+            0
+        );
         let contents = Fetch::of(&topic, id, 3).contents(&mut healthy, 12);
         assert_eq!(contents.records.len(), 1);
     }
     if let (Some(before), Some(after), true) = (before, broker.resident_bytes(), broker.is_own()) {
-        assert!(after < before + (64 << 20), "resident bytes grew from {before} to {after}");
+        assert!(
+            after < before + (64 << 20),
+            "resident bytes grew from {before} to {after}"
+        );
     }
     for correlation_id in ids {
         let answer = slow.receive::<FetchRequest>(12, correlation_id);
         let data = ringlog_tests::call::only_partition(answer);
-        assert_eq!(ringlog_tests::records::read(&data.records.unwrap_or_default()).records.len(), 4);
+        assert_eq!(
+            ringlog_tests::records::read(&data.records.unwrap_or_default())
+                .records
+                .len(),
+            4
+        );
     }
 }

@@ -30,8 +30,15 @@ fn topic(name: &str, partitions: i32, replicas: i16) -> CreatableTopic {
         .with_replication_factor(replicas)
 }
 
-fn create_all(client: &mut Client, version: i16, topics: Vec<CreatableTopic>, validate_only: bool) -> Vec<CreatableTopicResult> {
-    let mut request = CreateTopicsRequest::default().with_topics(topics).with_timeout_ms(30_000);
+fn create_all(
+    client: &mut Client,
+    version: i16,
+    topics: Vec<CreatableTopic>,
+    validate_only: bool,
+) -> Vec<CreatableTopicResult> {
+    let mut request = CreateTopicsRequest::default()
+        .with_topics(topics)
+        .with_timeout_ms(30_000);
     if version >= 1 {
         request = request.with_validate_only(validate_only);
     }
@@ -54,7 +61,11 @@ fn delete(client: &mut Client, version: i16, name: &str) -> i16 {
     }
     let response = client.call(version, &request);
     assert_eq!(response.responses.len(), 1, "v{version}: {response:?}");
-    assert_eq!(response.responses[0].name, Some(topic_name(name)), "v{version}: {response:?}");
+    assert_eq!(
+        response.responses[0].name,
+        Some(topic_name(name)),
+        "v{version}: {response:?}"
+    );
     response.responses[0].error_code
 }
 
@@ -78,13 +89,28 @@ fn every_version_creates_and_every_version_deletes() {
     for version in CREATE_VERSIONS {
         let name = unique(&format!("create-v{version}"));
         let result = create(&mut client, version, topic(&name, 3, 1));
-        assert_eq!((result.error_code, &result.name), (0, &topic_name(&name)), "v{version}: {result:?}");
+        assert_eq!(
+            (result.error_code, &result.name),
+            (0, &topic_name(&name)),
+            "v{version}: {result:?}"
+        );
         if version >= 5 {
-            assert_eq!((result.num_partitions, result.replication_factor), (3, 1), "v{version}: {result:?}");
+            assert_eq!(
+                (result.num_partitions, result.replication_factor),
+                (3, 1),
+                "v{version}: {result:?}"
+            );
             let configs = result.configs.as_deref().unwrap_or_default();
-            assert!(configs.iter().any(|config| config.name.as_str() == "retention.ms"), "v{version}: {configs:?}");
+            assert!(
+                configs
+                    .iter()
+                    .any(|config| config.name.as_str() == "retention.ms"),
+                "v{version}: {configs:?}"
+            );
         }
-        let id = wait_for("leaders", Duration::from_secs(30), || topic_id(&mut client, &name));
+        let id = wait_for("leaders", Duration::from_secs(30), || {
+            topic_id(&mut client, &name)
+        });
         if version >= 7 {
             assert_eq!(result.topic_id, id, "v{version}");
         }
@@ -95,7 +121,11 @@ fn every_version_creates_and_every_version_deletes() {
         create_topic(&mut client, &name, 2, &[]);
         assert_eq!(delete(&mut client, version, &name), 0, "v{version}");
         wait_until_gone(&mut client, &name);
-        assert_eq!(delete(&mut client, version, &name), error::UNKNOWN_TOPIC_OR_PARTITION, "v{version}");
+        assert_eq!(
+            delete(&mut client, version, &name),
+            error::UNKNOWN_TOPIC_OR_PARTITION,
+            "v{version}"
+        );
     }
 }
 
@@ -107,9 +137,18 @@ fn an_existing_topic_is_not_created_again() {
     create_topic(&mut client, &name, 2, &[]);
     for version in CREATE_VERSIONS {
         let result = create(&mut client, version, topic(&name, 5, 1));
-        assert_eq!(result.error_code, error::TOPIC_ALREADY_EXISTS, "v{version}: {result:?}");
+        assert_eq!(
+            result.error_code,
+            error::TOPIC_ALREADY_EXISTS,
+            "v{version}: {result:?}"
+        );
         if version >= 1 {
-            assert!(result.error_message.is_some_and(|message| message.contains(name.as_str())), "v{version}");
+            assert!(
+                result
+                    .error_message
+                    .is_some_and(|message| message.contains(name.as_str())),
+                "v{version}"
+            );
         }
     }
     assert_eq!(partitions_of(&mut client, &name), Some(2));
@@ -123,9 +162,22 @@ fn validate_only_says_the_same_and_creates_nothing() {
     create_topic(&mut client, &exists, 1, &[]);
     for version in CREATE_VERSIONS.skip(1) {
         let name = unique("validated");
-        let topics = vec![topic(&name, 1, 1), topic(&exists, 1, 1), topic("a/b", 1, 1), topic(&unique("none"), 0, 1)];
-        let codes: Vec<_> = create_all(&mut client, version, topics, true).iter().map(|result| result.error_code).collect();
-        let expected = [0, error::TOPIC_ALREADY_EXISTS, error::INVALID_TOPIC_EXCEPTION, error::INVALID_PARTITIONS];
+        let topics = vec![
+            topic(&name, 1, 1),
+            topic(&exists, 1, 1),
+            topic("a/b", 1, 1),
+            topic(&unique("none"), 0, 1),
+        ];
+        let codes: Vec<_> = create_all(&mut client, version, topics, true)
+            .iter()
+            .map(|result| result.error_code)
+            .collect();
+        let expected = [
+            0,
+            error::TOPIC_ALREADY_EXISTS,
+            error::INVALID_TOPIC_EXCEPTION,
+            error::INVALID_PARTITIONS,
+        ];
         let mut sorted = codes.clone();
         sorted.sort_unstable();
         let mut expected_sorted = expected.to_vec();
@@ -141,14 +193,29 @@ fn a_name_twice_in_a_request_is_invalid_and_the_others_are_created() {
     let mut client = Client::connect(broker.address());
     for version in CREATE_VERSIONS {
         let (twice, once) = (unique("twice"), unique("once"));
-        let results = create_all(&mut client, version, vec![topic(&twice, 1, 1), topic(&once, 1, 1), topic(&twice, 2, 1)], false);
-        assert_eq!(results.len(), 2, "v{version}: each name is answered once: {results:?}");
+        let results = create_all(
+            &mut client,
+            version,
+            vec![topic(&twice, 1, 1), topic(&once, 1, 1), topic(&twice, 2, 1)],
+            false,
+        );
+        assert_eq!(
+            results.len(),
+            2,
+            "v{version}: each name is answered once: {results:?}"
+        );
         for result in &results {
-            let expected = if result.name == topic_name(&twice) { error::INVALID_REQUEST } else { 0 };
+            let expected = if result.name == topic_name(&twice) {
+                error::INVALID_REQUEST
+            } else {
+                0
+            };
             assert_eq!(result.error_code, expected, "v{version}: {results:?}");
         }
         assert_eq!(partitions_of(&mut client, &twice), None, "v{version}");
-        wait_for("leaders", Duration::from_secs(30), || topic_id(&mut client, &once));
+        wait_for("leaders", Duration::from_secs(30), || {
+            topic_id(&mut client, &once)
+        });
     }
 }
 
@@ -157,20 +224,40 @@ fn impossible_topics_are_refused_each_with_its_error() {
     let broker = Broker::start();
     let mut client = Client::connect(broker.address());
     let config = |key: &str, value: &str| {
-        let config = CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value)));
+        let config = CreatableTopicConfig::default()
+            .with_name(text(key))
+            .with_value(Some(text(value)));
         topic(&unique("config"), 1, 1).with_configs(vec![config])
     };
     for version in CREATE_VERSIONS {
         let cases = [
-            (topic(&unique("partitions"), 0, 1), error::INVALID_PARTITIONS),
-            (topic(&unique("partitions"), -2, 1), error::INVALID_PARTITIONS),
-            (topic(&unique("replicas"), 1, 0), error::INVALID_REPLICATION_FACTOR),
-            (topic(&unique("replicas"), 1, 2), error::INVALID_REPLICATION_FACTOR),
-            (topic(&unique("replicas"), 1, -2), error::INVALID_REPLICATION_FACTOR),
+            (
+                topic(&unique("partitions"), 0, 1),
+                error::INVALID_PARTITIONS,
+            ),
+            (
+                topic(&unique("partitions"), -2, 1),
+                error::INVALID_PARTITIONS,
+            ),
+            (
+                topic(&unique("replicas"), 1, 0),
+                error::INVALID_REPLICATION_FACTOR,
+            ),
+            (
+                topic(&unique("replicas"), 1, 2),
+                error::INVALID_REPLICATION_FACTOR,
+            ),
+            (
+                topic(&unique("replicas"), 1, -2),
+                error::INVALID_REPLICATION_FACTOR,
+            ),
             (topic("", 1, 1), error::INVALID_TOPIC_EXCEPTION),
             (topic("a/b", 1, 1), error::INVALID_TOPIC_EXCEPTION),
             (topic("..", 1, 1), error::INVALID_TOPIC_EXCEPTION),
-            (topic(&"x".repeat(250), 1, 1), error::INVALID_TOPIC_EXCEPTION),
+            (
+                topic(&"x".repeat(250), 1, 1),
+                error::INVALID_TOPIC_EXCEPTION,
+            ),
             (config("no.such.config", "1"), error::INVALID_CONFIG),
             (config("retention.ms", "soon"), error::INVALID_CONFIG),
             (config("cleanup.policy", "burn"), error::INVALID_CONFIG),
@@ -178,8 +265,15 @@ fn impossible_topics_are_refused_each_with_its_error() {
         ];
         for (topic, expected) in cases {
             let result = create(&mut client, version, topic.clone());
-            assert_eq!(result.error_code, expected, "v{version} {topic:?}: {result:?}");
-            assert_eq!(partitions_of(&mut client, &topic.name), None, "v{version} {topic:?}");
+            assert_eq!(
+                result.error_code, expected,
+                "v{version} {topic:?}: {result:?}"
+            );
+            assert_eq!(
+                partitions_of(&mut client, &topic.name),
+                None,
+                "v{version} {topic:?}"
+            );
         }
     }
 }
@@ -200,17 +294,29 @@ fn an_absurd_number_of_partitions_is_refused_without_building_any() {
 fn manual_assignments_are_checked() {
     let broker = Broker::start();
     let mut client = Client::connect(broker.address());
-    let node = client.call(12, &MetadataRequest::default().with_topics(Some(Vec::new()))).brokers[0].node_id;
+    let node = client
+        .call(
+            12,
+            &MetadataRequest::default().with_topics(Some(Vec::new())),
+        )
+        .brokers[0]
+        .node_id;
     let assigned = |partitions: &[(i32, &[BrokerId])]| {
         let assignments = partitions.iter().map(|(index, brokers)| {
-            CreatableReplicaAssignment::default().with_partition_index(*index).with_broker_ids(brokers.to_vec())
+            CreatableReplicaAssignment::default()
+                .with_partition_index(*index)
+                .with_broker_ids(brokers.to_vec())
         });
         topic(&unique("assigned"), -1, -1).with_assignments(assignments.collect())
     };
     let stranger = BrokerId(node.0 + 77);
     for version in CREATE_VERSIONS {
         let good = assigned(&[(0, &[node]), (1, &[node])]);
-        assert_eq!(create(&mut client, version, good.clone()).error_code, 0, "v{version}");
+        assert_eq!(
+            create(&mut client, version, good.clone()).error_code,
+            0,
+            "v{version}"
+        );
         wait_for("two partitions", Duration::from_secs(30), || {
             (partitions_of(&mut client, &good.name) == Some(2)).then_some(())
         });
@@ -223,10 +329,20 @@ fn manual_assignments_are_checked() {
             assigned(&[(0, &[node]), (0, &[node])]),
         ] {
             let result = create(&mut client, version, bad.clone());
-            assert_eq!(result.error_code, error::INVALID_REPLICA_ASSIGNMENT, "v{version} {bad:?}: {result:?}");
+            assert_eq!(
+                result.error_code,
+                error::INVALID_REPLICA_ASSIGNMENT,
+                "v{version} {bad:?}: {result:?}"
+            );
         }
-        let both = assigned(&[(0, &[node])]).with_num_partitions(1).with_replication_factor(1);
-        assert_eq!(create(&mut client, version, both).error_code, error::INVALID_REQUEST, "v{version}");
+        let both = assigned(&[(0, &[node])])
+            .with_num_partitions(1)
+            .with_replication_factor(1);
+        assert_eq!(
+            create(&mut client, version, both).error_code,
+            error::INVALID_REQUEST,
+            "v{version}"
+        );
     }
 }
 
@@ -238,7 +354,9 @@ fn minus_one_takes_the_brokers_defaults_kip_464() {
         let name = unique("defaults");
         let result = create(&mut client, version, topic(&name, -1, -1));
         assert_eq!(result.error_code, 0, "v{version}: {result:?}");
-        wait_for("one partition", Duration::from_secs(30), || (partitions_of(&mut client, &name) == Some(1)).then_some(()));
+        wait_for("one partition", Duration::from_secs(30), || {
+            (partitions_of(&mut client, &name) == Some(1)).then_some(())
+        });
     }
 }
 
@@ -250,17 +368,31 @@ fn a_topic_is_deleted_by_its_id_kip_516() {
     let id = create_topic(&mut client, &name, 1, &[]);
     let by_id = |id| {
         let state = DeleteTopicState::default().with_topic_id(id);
-        DeleteTopicsRequest::default().with_topics(vec![state]).with_timeout_ms(30_000)
+        DeleteTopicsRequest::default()
+            .with_topics(vec![state])
+            .with_timeout_ms(30_000)
     };
     let response = client.call(6, &by_id(Uuid::from_u128(5)));
-    assert_eq!(response.responses[0].error_code, error::UNKNOWN_TOPIC_ID, "{response:?}");
+    assert_eq!(
+        response.responses[0].error_code,
+        error::UNKNOWN_TOPIC_ID,
+        "{response:?}"
+    );
     let response = client.call(6, &by_id(id));
     let result = &response.responses[0];
-    assert_eq!((result.error_code, result.topic_id), (0, id), "{response:?}");
+    assert_eq!(
+        (result.error_code, result.topic_id),
+        (0, id),
+        "{response:?}"
+    );
     assert_eq!(result.name, Some(topic_name(&name)), "{response:?}");
     wait_until_gone(&mut client, &name);
     let response = client.call(6, &by_id(id));
-    assert_eq!(response.responses[0].error_code, error::UNKNOWN_TOPIC_ID, "{response:?}");
+    assert_eq!(
+        response.responses[0].error_code,
+        error::UNKNOWN_TOPIC_ID,
+        "{response:?}"
+    );
 }
 
 #[test]
@@ -284,17 +416,21 @@ fn a_topic_deleted_and_created_again_is_empty_and_has_another_id() {
 
 #[test]
 fn topics_and_their_ids_survive_a_clean_restart_and_a_crash() {
-    let Some(mut broker) = Broker::own(ringlog_tests::broker::Options::default()) else { return };
+    let Some(mut broker) = Broker::own(ringlog_tests::broker::Options::default()) else {
+        return;
+    };
     let mut client = Client::connect(broker.address());
     let (kept, gone) = (unique("kept"), unique("gone"));
     let id = create_topic(&mut client, &kept, 3, &[("retention.ms", "123456")]);
     create_topic(&mut client, &gone, 3, &[]);
     assert_eq!(delete(&mut client, 5, &gone), 0);
     for crash in [false, true] {
-        if crash { broker.kill() } else { broker.stop() }
+        broker.end(crash);
         broker.restart();
         let mut client = Client::connect(broker.address());
-        let found = wait_for("leaders", Duration::from_secs(30), || topic_id(&mut client, &kept));
+        let found = wait_for("leaders", Duration::from_secs(30), || {
+            topic_id(&mut client, &kept)
+        });
         assert_eq!(found, id, "crash={crash}");
         assert_eq!(partitions_of(&mut client, &kept), Some(3), "crash={crash}");
         assert_eq!(partitions_of(&mut client, &gone), None, "crash={crash}");

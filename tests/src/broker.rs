@@ -25,7 +25,10 @@ pub fn wait_for<T>(what: &str, patience: Duration, mut condition: impl FnMut() -
         if let Some(value) = condition() {
             return value;
         }
-        assert!(Instant::now() < deadline, "after {patience:?} still waiting for: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "after {patience:?} still waiting for: {what}"
+        );
         std::thread::sleep(Duration::from_millis(5)); // the poll's pause; nothing depends on it
     }
 }
@@ -121,15 +124,24 @@ struct Process {
 /// The broker that was there before the tests.
 pub fn foreign() -> Option<SocketAddr> {
     let address = std::env::var("RINGLOG_TEST_BOOTSTRAP").ok()?;
-    let mut addresses = address.to_socket_addrs().unwrap_or_else(|error| panic!("{address}: {error}"));
-    Some(addresses.find(SocketAddr::is_ipv4).unwrap_or_else(|| panic!("{address}: no IPv4 address")))
+    let mut addresses = address
+        .to_socket_addrs()
+        .unwrap_or_else(|error| panic!("{address}: {error}"));
+    Some(
+        addresses
+            .find(SocketAddr::is_ipv4)
+            .unwrap_or_else(|| panic!("{address}: no IPv4 address")),
+    )
 }
 
 impl Broker {
     /// A broker with default settings, or the foreign one.
     pub fn start() -> Self {
         match foreign() {
-            Some(address) => Self { address, process: None },
+            Some(address) => Self {
+                address,
+                process: None,
+            },
             None => Self::start_own(Options::default()),
         }
     }
@@ -151,7 +163,10 @@ impl Broker {
             command: String::new(),
         };
         let address = process.start("127.0.0.1:0");
-        Self { address, process: Some(process) }
+        Self {
+            address,
+            process: Some(process),
+        }
     }
 
     /// Where it listens.
@@ -191,23 +206,41 @@ impl Broker {
     }
 
     fn own_process(&self) -> &Process {
-        self.process.as_ref().expect("only asked of a broker of our own")
+        self.process
+            .as_ref()
+            .expect("only asked of a broker of our own")
     }
 
     fn own_process_mut(&mut self) -> &mut Process {
-        self.process.as_mut().expect("only asked of a broker of our own")
+        self.process
+            .as_mut()
+            .expect("only asked of a broker of our own")
     }
 
     /// SIGTERM; it must end with exit code 0.
     pub fn stop(&mut self) {
         let process = self.own_process_mut();
         let status = process.end(Signal::TERM);
-        assert_eq!(status.code(), Some(0), "exit code after SIGTERM\n{}", process.report());
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "exit code after SIGTERM\n{}",
+            process.report()
+        );
     }
 
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.own_process_mut().end(Signal::KILL);
+    }
+
+    /// `kill -9` or a clean stop.
+    pub fn end(&mut self, crash: bool) {
+        if crash {
+            self.kill();
+        } else {
+            self.stop();
+        }
     }
 
     /// Starts again on the same directory and port.
@@ -239,26 +272,45 @@ impl Process {
         let already_logged = self.log().len();
         let mut command = serve(listen, &self.data(), &self.options);
         command.arg("--port-file").arg(&port_file);
-        let log = File::options().create(true).append(true).open(self.log_path());
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path());
         let log = log.unwrap_or_else(|error| panic!("{}: {error}", self.log_path().display()));
         let also_log = log.try_clone().expect("a file handle can be doubled");
         command.stdin(Stdio::null()).stdout(log).stderr(also_log);
         self.command = format!("{command:?}");
-        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.command));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", self.command));
         self.child = Some(child);
         let deadline = Instant::now() + PATIENCE;
         loop {
             let log = self.log();
-            let ready = log[already_logged..].lines().any(|line| {
-                line.contains("[KafkaServer id=") && line.contains("] started")
-            });
-            let port = fs::read_to_string(&port_file).ok().as_deref().and_then(parse_port);
+            let ready = log[already_logged..]
+                .lines()
+                .any(|line| line.contains("[KafkaServer id=") && line.contains("] started"));
+            let port = fs::read_to_string(&port_file)
+                .ok()
+                .as_deref()
+                .and_then(parse_port);
             if let (true, Some(port)) = (ready, port) {
                 return SocketAddr::from(([127, 0, 0, 1], port));
             }
-            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            assert!(ended.is_none(), "ended before it was ready: {ended:?}\n{}", self.report());
-            assert!(Instant::now() < deadline, "not ready after {PATIENCE:?}\n{}", self.report());
+            let ended = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().ok().flatten());
+            assert!(
+                ended.is_none(),
+                "ended before it was ready: {ended:?}\n{}",
+                self.report()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "not ready after {PATIENCE:?}\n{}",
+                self.report()
+            );
             std::thread::sleep(Duration::from_millis(2)); // the poll's pause
         }
     }
@@ -273,7 +325,10 @@ impl Process {
             }
             if Instant::now() > deadline {
                 child.kill().ok(); // it may have ended just now
-                panic!("still runs {PATIENCE:?} after {signal:?}\n{}", self.report());
+                panic!(
+                    "still runs {PATIENCE:?} after {signal:?}\n{}",
+                    self.report()
+                );
             }
             std::thread::sleep(Duration::from_millis(2)); // the poll's pause
         }
@@ -281,11 +336,20 @@ impl Process {
 
     /// What one needs to understand a failure.
     fn report(&self) -> String {
-        let mut text = format!("command: {}\nconfig: {:?}\n", self.command, self.options.overrides);
+        let mut text = format!(
+            "command: {}\nconfig: {:?}\n",
+            self.command, self.options.overrides
+        );
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         let from = lines.len().saturating_sub(50);
-        writeln!(text, "log (last {} of {} lines):", lines.len() - from, lines.len()).ok();
+        writeln!(
+            text,
+            "log (last {} of {} lines):",
+            lines.len() - from,
+            lines.len()
+        )
+        .ok();
         for line in &lines[from..] {
             writeln!(text, "  {line}").ok(); // a String takes all
         }
@@ -296,8 +360,15 @@ impl Process {
 
     fn unexpected_error(&self) -> Option<String> {
         let log = self.log();
-        let expected = |line: &str| self.options.expected_errors.iter().any(|part| line.contains(part));
-        log.lines().find(|line| line.contains(" ERROR ") && !expected(line)).map(str::to_owned)
+        let expected = |line: &str| {
+            self.options
+                .expected_errors
+                .iter()
+                .any(|part| line.contains(part))
+        };
+        log.lines()
+            .find(|line| line.contains(" ERROR ") && !expected(line))
+            .map(str::to_owned)
     }
 }
 
@@ -316,7 +387,9 @@ impl Drop for Process {
 }
 
 fn list(directory: &Path, text: &mut String) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {
@@ -332,19 +405,31 @@ fn parse_port(text: &str) -> Option<u16> {
 }
 
 fn send_signal(child: &Child, signal: Signal) {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a child has a pid");
-    kill_process(pid, signal).unwrap_or_else(|error| panic!("signal {signal:?} to {pid:?}: {error}"));
+    let pid = i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .expect("a child has a pid");
+    kill_process(pid, signal)
+        .unwrap_or_else(|error| panic!("signal {signal:?} to {pid:?}: {error}"));
 }
 
 /// The command of a broker with its data under `data`; nothing is started.
 pub fn serve(listen: &str, data: &Path, options: &Options) -> Command {
     let mut command = Command::new(binary());
-    command.args(["serve", "--listen", listen]).arg("--data").arg(data);
+    command
+        .args(["serve", "--listen", listen])
+        .arg("--data")
+        .arg(data);
     for pair in &options.overrides {
         command.args(["--override", pair]);
     }
     command.args(&options.arguments);
-    command.envs(options.environment.iter().map(|(name, value)| (name, value)));
+    command.envs(
+        options
+            .environment
+            .iter()
+            .map(|(name, value)| (name, value)),
+    );
     command
 }
 
@@ -384,12 +469,28 @@ pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let test = std::env::current_exe().expect("a test knows its own path");
-        let deps = test.parent().expect("a test lies in <target>/<profile>/deps");
-        let profile = deps.parent().expect("a test lies in <target>/<profile>/deps");
-        let target = profile.parent().expect("a test lies in <target>/<profile>/deps");
+        let deps = test
+            .parent()
+            .expect("a test lies in <target>/<profile>/deps");
+        let profile = deps
+            .parent()
+            .expect("a test lies in <target>/<profile>/deps");
+        let target = profile
+            .parent()
+            .expect("a test lies in <target>/<profile>/deps");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "-p", "ringlog", "--bin", "ringlog", "--target-dir"]).arg(target);
+        build
+            .args([
+                "build",
+                "--quiet",
+                "-p",
+                "ringlog",
+                "--bin",
+                "ringlog",
+                "--target-dir",
+            ])
+            .arg(target);
         if profile.ends_with("release") {
             build.arg("--release");
         }

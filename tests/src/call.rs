@@ -11,8 +11,8 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, FetchRequest, FetchResponse, ListOffsetsRequest, MetadataRequest,
-    ProduceRequest, TopicName,
+    BrokerId, CreateTopicsRequest, FetchRequest, FetchResponse, ListOffsetsRequest,
+    MetadataRequest, ProduceRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -32,7 +32,12 @@ pub fn topic_name(value: &str) -> TopicName {
 }
 
 /// Creates a topic with one replica and waits until it has leaders; gives its id.
-pub fn create_topic(client: &mut Client, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Uuid {
+pub fn create_topic(
+    client: &mut Client,
+    name: &str,
+    partitions: i32,
+    configs: &[(&str, &str)],
+) -> Uuid {
     let configs = configs.iter().map(|(key, value)| {
         let config = CreatableTopicConfig::default().with_name(text(key));
         config.with_value(Some(text(value)))
@@ -42,11 +47,18 @@ pub fn create_topic(client: &mut Client, name: &str, partitions: i32, configs: &
         .with_num_partitions(partitions)
         .with_replication_factor(1)
         .with_configs(configs.collect());
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(30_000);
+    let request = CreateTopicsRequest::default()
+        .with_topics(vec![topic])
+        .with_timeout_ms(30_000);
     let response = client.call(5, &request);
-    assert_eq!(response.topics[0].error_code, 0, "CreateTopics {name}: {response:?}");
+    assert_eq!(
+        response.topics[0].error_code, 0,
+        "CreateTopics {name}: {response:?}"
+    );
     let patience = Duration::from_secs(30);
-    let id = wait_for(&format!("leaders of {name}"), patience, || topic_id(client, name));
+    let id = wait_for(&format!("leaders of {name}"), patience, || {
+        topic_id(client, name)
+    });
     // Apache Kafka's metadata may name a leader that does not know it yet (NOT_LEADER_OR_FOLLOWER).
     for partition in 0..partitions {
         wait_for(&format!("{name}-{partition}"), patience, || {
@@ -62,19 +74,35 @@ pub fn topic_id(client: &mut Client, name: &str) -> Option<Uuid> {
     let request = MetadataRequest::default().with_topics(Some(vec![topic]));
     let response = client.call(12, &request.with_allow_auto_topic_creation(false));
     let topic = &response.topics[0];
-    let led = topic.partitions.iter().all(|partition| partition.error_code == 0);
+    let led = topic
+        .partitions
+        .iter()
+        .all(|partition| partition.error_code == 0);
     (topic.error_code == 0 && led && !topic.partitions.is_empty()).then_some(topic.topic_id)
 }
 
 /// A Produce request with one partition's records.
 pub fn produce_request(topic: &str, partition: i32, acks: i16, records: Vec<u8>) -> ProduceRequest {
-    let data = PartitionProduceData::default().with_index(partition).with_records(Some(records.into()));
-    let topic = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
-    ProduceRequest::default().with_acks(acks).with_timeout_ms(30_000).with_topic_data(vec![topic])
+    let data = PartitionProduceData::default()
+        .with_index(partition)
+        .with_records(Some(records.into()));
+    let topic = TopicProduceData::default()
+        .with_name(topic_name(topic))
+        .with_partition_data(vec![data]);
+    ProduceRequest::default()
+        .with_acks(acks)
+        .with_timeout_ms(30_000)
+        .with_topic_data(vec![topic])
 }
 
 /// Produces bytes to one partition with acks=all.
-pub fn produce(client: &mut Client, version: i16, topic: &str, partition: i32, records: Vec<u8>) -> PartitionProduceResponse {
+pub fn produce(
+    client: &mut Client,
+    version: i16,
+    topic: &str,
+    partition: i32,
+    records: Vec<u8>,
+) -> PartitionProduceResponse {
     let mut response = client.call(version, &produce_request(topic, partition, -1, records));
     response.responses.remove(0).partition_responses.remove(0)
 }
@@ -158,7 +186,9 @@ impl Fetch {
             request = request.with_max_bytes(self.max_bytes);
         }
         if version >= 7 {
-            request = request.with_session_id(self.session_id).with_session_epoch(self.session_epoch);
+            request = request
+                .with_session_id(self.session_id)
+                .with_session_epoch(self.session_epoch);
         }
         if version < 15 {
             request = request.with_replica_id(BrokerId(-1));
@@ -200,19 +230,38 @@ pub fn fetch_to_end(client: &mut Client, version: i16, mut fetch: Fetch) -> Vec<
     let mut records = Vec::new();
     loop {
         let contents = fetch.contents(client, version);
-        let Some(last) = contents.records.last() else { return records };
+        let Some(last) = contents.records.last() else {
+            return records;
+        };
         let next = last.offset + 1;
         // A batch may begin before the offset asked for.
-        records.extend(contents.records.into_iter().filter(|record| record.offset >= fetch.offset));
+        records.extend(
+            contents
+                .records
+                .into_iter()
+                .filter(|record| record.offset >= fetch.offset),
+        );
         fetch.offset = next;
     }
 }
 
 /// ListOffsets of one partition: (error code, timestamp, offset); version 0 has no timestamp.
-pub fn list_offset(client: &mut Client, version: i16, topic: &str, partition: i32, timestamp: i64) -> (i16, i64, i64) {
-    let partition = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(timestamp);
-    let topic = ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![partition]);
-    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+pub fn list_offset(
+    client: &mut Client,
+    version: i16,
+    topic: &str,
+    partition: i32,
+    timestamp: i64,
+) -> (i16, i64, i64) {
+    let partition = ListOffsetsPartition::default()
+        .with_partition_index(partition)
+        .with_timestamp(timestamp);
+    let topic = ListOffsetsTopic::default()
+        .with_name(topic_name(topic))
+        .with_partitions(vec![partition]);
+    let request = ListOffsetsRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_topics(vec![topic]);
     let response = client.call(version, &request);
     let partition = &response.topics[0].partitions[0];
     if version == 0 {

@@ -9,7 +9,9 @@ pub struct Random(u64);
 impl Random {
     /// Starts from `RINGLOG_TEST_SEED` or from the clock, and prints the seed for the test's output.
     pub fn seeded(test: &str) -> Self {
-        let seed = std::env::var("RINGLOG_TEST_SEED").ok().and_then(|s| s.parse().ok());
+        let seed = std::env::var("RINGLOG_TEST_SEED")
+            .ok()
+            .and_then(|s| s.parse().ok());
         let seed = seed.unwrap_or_else(|| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             u64::from(now.expect("the clock is past 1970").subsec_nanos())
@@ -19,7 +21,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,11 +31,13 @@ impl Random {
 
     /// A number below `bound` (the bias of the remainder does not matter here).
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.number() % bound
     }
 
     /// `length` bytes.
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.next().to_be_bytes()[0]).collect()
+        (0..length)
+            .map(|_| self.number().to_be_bytes()[0])
+            .collect()
     }
 }

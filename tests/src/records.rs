@@ -43,7 +43,8 @@ impl Codec {
         match self {
             Self::None => plain.to_vec(),
             Self::Gzip => {
-                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+                let mut encoder =
+                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
                 encoder.write_all(plain).expect("a Vec takes all");
                 encoder.finish().expect("a Vec takes all")
             }
@@ -73,11 +74,14 @@ impl Codec {
 const XERIAL_HEADER: [u8; 16] = *b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01";
 
 fn raw_snappy(plain: &[u8]) -> Vec<u8> {
-    snap::raw::Encoder::new().compress_vec(plain).expect("a block is below 4 GiB")
+    snap::raw::Encoder::new()
+        .compress_vec(plain)
+        .expect("a block is below 4 GiB")
 }
 
 fn lz4_frame(plain: &[u8]) -> Vec<u8> {
-    let info = lz4_flex::frame::FrameInfo::new().block_mode(lz4_flex::frame::BlockMode::Independent);
+    let info =
+        lz4_flex::frame::FrameInfo::new().block_mode(lz4_flex::frame::BlockMode::Independent);
     let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
     encoder.write_all(plain).expect("a Vec takes all");
     encoder.finish().expect("a Vec takes all")
@@ -86,16 +90,29 @@ fn lz4_frame(plain: &[u8]) -> Vec<u8> {
 /// XXH32 with seed 0 of fewer than 16 bytes (the xxHash specification, steps 1, 5 and 6).
 fn xxh32_short(bytes: &[u8]) -> u32 {
     assert!(bytes.len() < 16, "longer input has another first step");
-    const PRIMES: [u32; 5] = [0x9E37_79B1, 0x85EB_CA77, 0xC2B2_AE3D, 0x27D4_EB2F, 0x1656_67B1];
+    const PRIMES: [u32; 5] = [
+        0x9E37_79B1,
+        0x85EB_CA77,
+        0xC2B2_AE3D,
+        0x27D4_EB2F,
+        0x1656_67B1,
+    ];
     let mut hash = PRIMES[4].wrapping_add(u32::try_from(bytes.len()).expect("short"));
     let mut words = bytes.chunks_exact(4);
     for word in &mut words {
-        let lane = word.iter().rev().fold(0_u32, |lane, byte| lane << 8 | u32::from(*byte));
-        hash = hash.wrapping_add(lane.wrapping_mul(PRIMES[2])).rotate_left(17);
+        let lane = word
+            .iter()
+            .rev()
+            .fold(0_u32, |lane, byte| lane << 8 | u32::from(*byte));
+        hash = hash
+            .wrapping_add(lane.wrapping_mul(PRIMES[2]))
+            .rotate_left(17);
         hash = hash.wrapping_mul(PRIMES[3]);
     }
     for byte in words.remainder() {
-        hash = hash.wrapping_add(u32::from(*byte).wrapping_mul(PRIMES[4])).rotate_left(11);
+        hash = hash
+            .wrapping_add(u32::from(*byte).wrapping_mul(PRIMES[4]))
+            .rotate_left(11);
         hash = hash.wrapping_mul(PRIMES[0]);
     }
     hash = (hash ^ hash >> 15).wrapping_mul(PRIMES[1]);
@@ -236,16 +253,33 @@ pub fn seal(mut batch: Vec<u8>) -> Vec<u8> {
 }
 
 /// A message set of magic 0 or 1: one message per value; compressed, they lie in one wrapper.
-pub fn message_set<V: AsRef<[u8]>>(magic: u8, codec: Codec, timestamp: i64, values: &[V]) -> Vec<u8> {
+pub fn message_set<V: AsRef<[u8]>>(
+    magic: u8,
+    codec: Codec,
+    timestamp: i64,
+    values: &[V],
+) -> Vec<u8> {
     let mut plain = Vec::new();
     for (offset, value) in (0_i64..).zip(values) {
-        plain.extend_from_slice(&message(magic, 0, offset, timestamp + offset, value.as_ref()));
+        plain.extend_from_slice(&message(
+            magic,
+            0,
+            offset,
+            timestamp + offset,
+            value.as_ref(),
+        ));
     }
     if codec == Codec::None {
         return plain;
     }
     let last = i64::try_from(values.len()).expect("fits") - 1;
-    message(magic, codec.bits(), last, timestamp + last, &codec.compress(&plain))
+    message(
+        magic,
+        codec.bits(),
+        last,
+        timestamp + last,
+        &codec.compress(&plain),
+    )
 }
 
 /// One message of magic 0 or 1 without key; its attributes may name a compression.
@@ -291,7 +325,11 @@ pub struct Contents {
 pub fn read(mut bytes: &[u8]) -> Contents {
     let mut contents = Contents::default();
     while !bytes.is_empty() {
-        let length = if bytes.len() < 17 { usize::MAX } else { 12 + be_i32(&bytes[8..]) };
+        let length = if bytes.len() < 17 {
+            usize::MAX
+        } else {
+            12 + be_i32(&bytes[8..])
+        };
         if length > bytes.len() {
             contents.partial = true;
             break;
@@ -315,9 +353,15 @@ fn be_i32(mut bytes: &[u8]) -> usize {
 
 fn read_batch(entry: &[u8], contents: &mut Contents) {
     let crc = (&entry[position::CRC..]).get_u32();
-    assert_eq!(crc, crc32c::crc32c(&entry[position::ATTRIBUTES..]), "CRC-32C of a fetched batch");
+    assert_eq!(
+        crc,
+        crc32c::crc32c(&entry[position::ATTRIBUTES..]),
+        "CRC-32C of a fetched batch"
+    );
     let base_offset = (&entry[position::BASE_OFFSET..]).get_i64();
-    contents.leader_epochs.push((&entry[position::LEADER_EPOCH..]).get_i32());
+    contents
+        .leader_epochs
+        .push((&entry[position::LEADER_EPOCH..]).get_i32());
     let attributes = (&entry[position::ATTRIBUTES..]).get_i16();
     let base_timestamp = (&entry[position::LAST_OFFSET_DELTA + 4..]).get_i64();
     let max_timestamp = (&entry[position::LAST_OFFSET_DELTA + 12..]).get_i64();
@@ -335,20 +379,42 @@ fn read_batch(entry: &[u8], contents: &mut Contents) {
         let key = get_nullable(&mut record);
         let value = get_nullable(&mut record);
         let log_append_time = attributes & 8 != 0;
-        let timestamp = if log_append_time { max_timestamp } else { base_timestamp + delta };
-        contents.records.push(Record { offset, timestamp, key, value });
+        let timestamp = if log_append_time {
+            max_timestamp
+        } else {
+            base_timestamp + delta
+        };
+        contents.records.push(Record {
+            offset,
+            timestamp,
+            key,
+            value,
+        });
         bytes = rest;
     }
-    assert!(bytes.is_empty(), "bytes after the last record of a fetched batch");
-    let last = contents.records[before..].last().map(|record| record.offset);
-    assert_eq!(last, Some(base_offset + i64::from(last_delta)), "last offset delta");
+    assert!(
+        bytes.is_empty(),
+        "bytes after the last record of a fetched batch"
+    );
+    let last = contents.records[before..]
+        .last()
+        .map(|record| record.offset);
+    assert_eq!(
+        last,
+        Some(base_offset + i64::from(last_delta)),
+        "last offset delta"
+    );
 }
 
 fn read_message(entry: &[u8], records: &mut Vec<Record>) {
     let offset = (&entry[0..]).get_i64();
     let mut crc = flate2::Crc::new();
     crc.update(&entry[16..]);
-    assert_eq!((&entry[12..]).get_u32(), crc.sum(), "CRC-32 of a fetched message");
+    assert_eq!(
+        (&entry[12..]).get_u32(),
+        crc.sum(),
+        "CRC-32 of a fetched message"
+    );
     let (magic, attributes) = (entry[16], entry[17]);
     let mut rest = &entry[18..];
     let timestamp = if magic > 0 { rest.get_i64() } else { -1 };
@@ -360,16 +426,28 @@ fn read_message(entry: &[u8], records: &mut Vec<Record>) {
     };
     let (key, value) = (field(), field());
     if attributes & 7 == 0 {
-        records.push(Record { offset, timestamp, key, value });
+        records.push(Record {
+            offset,
+            timestamp,
+            key,
+            value,
+        });
         return;
     }
-    let inner = read(&decompress(attributes & 7, &value.expect("a wrapper has a value"))).records;
+    let inner = read(&decompress(
+        attributes & 7,
+        &value.expect("a wrapper has a value"),
+    ))
+    .records;
     // Magic 1 numbers the inner messages from 0, the wrapper has the last one's offset (KIP-31).
     let shift = match (magic, inner.last()) {
         (1, Some(last)) => offset - last.offset,
         _ => 0,
     };
-    records.extend(inner.into_iter().map(|record| Record { offset: record.offset + shift, ..record }));
+    records.extend(inner.into_iter().map(|record| Record {
+        offset: record.offset + shift,
+        ..record
+    }));
 }
 
 fn decompress(codec: u8, bytes: &[u8]) -> Vec<u8> {
@@ -377,7 +455,9 @@ fn decompress(codec: u8, bytes: &[u8]) -> Vec<u8> {
     match codec {
         0 => plain.extend_from_slice(bytes),
         1 => {
-            flate2::read::MultiGzDecoder::new(bytes).read_to_end(&mut plain).expect("GZIP");
+            flate2::read::MultiGzDecoder::new(bytes)
+                .read_to_end(&mut plain)
+                .expect("GZIP");
         }
         2 => plain = decompress_snappy(bytes),
         3 => {
@@ -394,7 +474,11 @@ fn decompress(codec: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn decompress_snappy(bytes: &[u8]) -> Vec<u8> {
-    let block = |bytes: &[u8]| snap::raw::Decoder::new().decompress_vec(bytes).expect("Snappy");
+    let block = |bytes: &[u8]| {
+        snap::raw::Decoder::new()
+            .decompress_vec(bytes)
+            .expect("Snappy")
+    };
     let Some(mut blocks) = bytes.strip_prefix(&XERIAL_HEADER) else {
         return block(bytes);
     };
@@ -443,13 +527,25 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_with_every_codec() {
         let values = ["a", "", "a longer value a longer value a longer value"];
-        for codec in [Codec::None, Codec::Gzip, Codec::Snappy, Codec::SnappyXerial, Codec::Lz4, Codec::Zstd] {
+        for codec in [
+            Codec::None,
+            Codec::Gzip,
+            Codec::Snappy,
+            Codec::SnappyXerial,
+            Codec::Lz4,
+            Codec::Zstd,
+        ] {
             let contents = read(&Batch::of(&values).at(7).compressed(codec).encode());
             let texts: Vec<_> = contents.records.iter().map(Record::text).collect();
             assert_eq!(texts, values, "{codec:?}");
             assert_eq!(contents.records[2].timestamp, 9);
         }
-        for (magic, codec) in [(0, Codec::Lz4Broken), (0, Codec::Gzip), (1, Codec::SnappyXerial), (1, Codec::None)] {
+        for (magic, codec) in [
+            (0, Codec::Lz4Broken),
+            (0, Codec::Gzip),
+            (1, Codec::SnappyXerial),
+            (1, Codec::None),
+        ] {
             let contents = read(&message_set(magic, codec, 7, &values));
             let texts: Vec<_> = contents.records.iter().map(Record::text).collect();
             assert_eq!(texts, values, "magic {magic} {codec:?}");

@@ -38,7 +38,11 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        Ok(Self { stream, address, next_correlation_id: 1 })
+        Ok(Self {
+            stream,
+            address,
+            next_correlation_id: 1,
+        })
     }
 
     /// The broker's address.
@@ -54,9 +58,8 @@ impl Client {
 
     /// One request, its answer.
     pub fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
-        self.try_call(version, request).unwrap_or_else(|error| {
-            panic!("API {} v{version}: no answer: {error}", R::KEY)
-        })
+        self.try_call(version, request)
+            .unwrap_or_else(|error| panic!("API {} v{version}: no answer: {error}", R::KEY))
     }
 
     /// One request, its answer; an error if the connection is closed.
@@ -76,7 +79,10 @@ impl Client {
     /// The answer to the request of `send`.
     pub fn receive<R: Request>(&mut self, version: i16, correlation_id: i32) -> R::Response {
         let frame = self.receive_frame().unwrap_or_else(|error| {
-            panic!("API {} v{version}, correlation id {correlation_id}: no answer: {error}", R::KEY)
+            panic!(
+                "API {} v{version}, correlation id {correlation_id}: no answer: {error}",
+                R::KEY
+            )
         });
         decode::<R>(version, correlation_id, frame)
     }
@@ -99,7 +105,10 @@ impl Client {
         self.stream.read_exact(&mut size)?;
         let size = usize::try_from(i32::from_be_bytes(size));
         let size = size.unwrap_or_else(|_| panic!("the broker sent a negative size"));
-        assert!(size <= ANSWER_BYTES_MAX, "the broker sent a frame of {size} bytes");
+        assert!(
+            size <= ANSWER_BYTES_MAX,
+            "the broker sent a frame of {size} bytes"
+        );
         let mut frame = vec![0; size];
         self.stream.read_exact(&mut frame)?;
         Ok(frame.into())
@@ -137,7 +146,10 @@ impl Client {
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }
 
 /// A whole request with its size.
@@ -158,7 +170,9 @@ pub fn header(key: i16, version: i16, correlation_id: i32, header_version: i16) 
         .with_request_api_version(version)
         .with_correlation_id(correlation_id)
         .with_client_id(Some(StrBytes::from_static_str("ringlog-tests")));
-    header.encode(&mut bytes, header_version).expect("the codec writes a request header");
+    header
+        .encode(&mut bytes, header_version)
+        .expect("the codec writes a request header");
     bytes
 }
 
@@ -175,7 +189,12 @@ pub fn decode<R: Request>(version: i16, correlation_id: i32, mut frame: Bytes) -
     let whole = frame.clone();
     let header = ResponseHeader::decode(&mut frame, R::Response::header_version(version))
         .unwrap_or_else(|error| panic!("API {} v{version}: header: {error}: {whole:02x?}", R::KEY));
-    assert_eq!(header.correlation_id, correlation_id, "API {} v{version}: order", R::KEY);
+    assert_eq!(
+        header.correlation_id,
+        correlation_id,
+        "API {} v{version}: order",
+        R::KEY
+    );
     let response = R::Response::decode(&mut frame, version)
         .unwrap_or_else(|error| panic!("API {} v{version}: body: {error}: {whole:02x?}", R::KEY));
     assert_eq!(
