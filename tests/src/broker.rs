@@ -464,10 +464,13 @@ pub fn refused_start(mut command: Command) -> (Option<i32>, String) {
     (status.code(), text)
 }
 
-/// The `ringlog` binary of this build profile, built once.
+/// The `ringlog` binary of this build profile, built once; `RINGLOG_TEST_BINARY` names another.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(named) = std::env::var_os("RINGLOG_TEST_BINARY") {
+            return fs::canonicalize(&named).unwrap_or_else(|error| panic!("{named:?}: {error}"));
+        }
         let test = std::env::current_exe().expect("a test knows its own path");
         let deps = test
             .parent()
