@@ -222,7 +222,7 @@ fn an_idempotent_producer_that_repeats_after_a_crash_leaves_no_gap_and_no_double
     let request = InitProducerIdRequest::default().with_transactional_id(None);
     let producer = client.call(4, &request.with_transaction_timeout_ms(60_000));
     let request_of = |number: i32| {
-        let batch = Batch::of(&[number.to_string()]).by_producer(
+        let batch = Batch::of(&[number.to_string()]).at_present().by_producer(
             producer.producer_id.0,
             producer.producer_epoch,
             number,

@@ -35,7 +35,9 @@ fn send(
     sequence: i32,
     values: &[&str],
 ) -> PartitionProduceResponse {
-    let batch = Batch::of(values).by_producer(producer.0, producer.1, sequence);
+    let batch = Batch::of(values)
+        .at_present()
+        .by_producer(producer.0, producer.1, sequence);
     produce(client, 9, topic, 0, batch.encode())
 }
 

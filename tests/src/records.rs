@@ -192,6 +192,14 @@ impl Batch {
         self
     }
 
+    /// Sets the first record's timestamp to the clock's. Kafka expires producer state by the timestamps
+    /// of its batches when it loads it (`ProducerStateManager.isProducerExpired`).
+    pub fn at_present(self) -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now.expect("the clock is past 1970").as_millis();
+        self.at(i64::try_from(now).expect("fits for 290 million years"))
+    }
+
     /// Sets the compression.
     pub fn compressed(mut self, codec: Codec) -> Self {
         self.codec = codec;
