@@ -304,3 +304,6 @@ pub(crate) fn accept(what: &str, code: i16) -> Result<(), Failure> {
 fn topic_name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -338,3 +338,6 @@ impl<C: Connection> Answers<'_, C> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
