@@ -252,12 +252,26 @@ impl<C: Connection> Client<C> {
         Ok(found.partitions.iter().filter(led).count())
     }
 
-    /// Where the log of each partition ends.
+    /// Where the log of each partition ends. A broker may still be taking up the leadership that its
+    /// Metadata answer told already: that is waited for.
     pub(crate) async fn log_end_offsets(
         &mut self,
         topic: &str,
         partitions: usize,
     ) -> Result<Vec<i64>, Failure> {
+        let mut attempts_left = 1000;
+        loop {
+            match self.list_offsets(topic, partitions).await {
+                Err(Failure::Answer { code, .. }) if is_retriable(code) && attempts_left > 0 => {
+                    attempts_left -= 1;
+                    tokio::time::sleep(Duration::from_millis(10)).await; // the poll's pause, at most 10 s
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn list_offsets(&mut self, topic: &str, partitions: usize) -> Result<Vec<i64>, Failure> {
         const LATEST: i64 = -1;
         let count = i32::try_from(partitions).expect("checked against its limit");
         let wanted = |index| {

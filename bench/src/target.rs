@@ -122,8 +122,9 @@ impl Directory {
     fn log_tail(&self) -> String {
         let logs = ["broker.log", "server.log"].map(|name| fs::read_to_string(self.0.join(name)));
         let text = logs.into_iter().flatten().collect::<String>();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        let short = |line: &str| line.chars().take(200).collect::<String>();
+        let lines: Vec<_> = text.lines().map(short).collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
     }
 }
 

@@ -119,8 +119,8 @@ fn connection(mut stream: TcpStream, log: &std::sync::Mutex<Log>, fault: Fault) 
             continue;
         }
         let size = i32::try_from(answer.len()).unwrap();
-        stream.write_all(&size.to_be_bytes()).ok()?;
-        stream.write_all(&answer).ok()?;
+        let whole = [&size.to_be_bytes()[..], &answer[..]].concat();
+        stream.write_all(&whole).ok()?;
     }
 }
 
