@@ -47,5 +47,9 @@ impl Driver {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    pub(crate) fn local_address(&self, _socket: &Socket) -> io::Result<SocketAddr> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     pub(crate) fn shutdown(&mut self, _socket: &Socket) {}
 }
