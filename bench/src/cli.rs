@@ -245,7 +245,7 @@ pub(crate) struct MarksArgs {
     #[arg(long, default_value_t = 3)]
     pub(crate) repetitions: usize,
     /// Load before each measurement
-    #[arg(long, value_parser = duration, default_value = "5s")]
+    #[arg(long, value_parser = duration, default_value = "10s")]
     pub(crate) warm_up: Duration,
     /// Each measurement
     #[arg(long, value_parser = duration, default_value = "5s")]

@@ -3,7 +3,7 @@
 //! Every repetition starts a fresh broker for each promise (page-cache, durable) and takes all
 //! measurements on it: start, idle memory, one-record requests, 16 KiB batches, hot fetch.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -153,7 +153,7 @@ pub(crate) async fn marks<T: Transport>(args: &MarksArgs) -> Result<(), Failure>
 }
 
 fn write_result(
-    directory: &PathBuf,
+    directory: &Path,
     environment: Environment,
     reasons: Vec<String>,
     body: Marks,
@@ -358,6 +358,20 @@ fn readme(environment: &Environment, reasons: &[String], marks: &Marks) -> Strin
         marks.repetitions, marks.warm_up_s, marks.duration_s, marks.seed, marks.io
     ));
     lines.extend(cell_notes());
+    let foreign = Spread::of(
+        &marks
+            .rounds
+            .iter()
+            .flat_map(foreign_shares)
+            .collect::<Vec<_>>(),
+    );
+    if let Some(foreign) = foreign {
+        lines.push(format!(
+            "- other processes used {:.0} % of the machine's CPU time during the measurements (median; least \
+             {:.0} %, greatest {:.0} %): above a few per cent the rates are not comparable, CPU times less so",
+            foreign.median, foreign.min, foreign.max
+        ));
+    }
     lines.push(String::new());
     lines
         .push("| measure | promise | mark | Ringlog | Apache Kafka | Kafka / Ringlog |".to_owned());
@@ -383,6 +397,17 @@ fn readme(environment: &Environment, reasons: &[String], marks: &Marks) -> Strin
     commands.truncate(4);
     lines.extend(commands.iter().map(|command| format!("- `{command}`")));
     lines.join("\n") + "\n"
+}
+
+/// The share of the machine that others used during each measurement, in per cent.
+fn foreign_shares(round: &Round) -> Vec<f64> {
+    let summaries = [
+        Some(&round.one_record),
+        Some(&round.batches_16_kib),
+        round.hot_fetch.as_ref(),
+    ];
+    let share = |summary: &Summary| summary.resources.machine.foreign_share() * 100.0;
+    summaries.into_iter().flatten().map(share).collect()
 }
 
 /// What the numbers mean.

@@ -154,20 +154,10 @@ impl Phase {
         Counted {
             requests: self.answered.get(),
             elapsed: self.last.get() - self.begin,
-            latency: self.latency.take_histogram(),
-            service: self.service.take_histogram(),
-            lag: self.lag.take_histogram(),
+            latency: self.latency.replace(histogram()),
+            service: self.service.replace(histogram()),
+            lag: self.lag.replace(histogram()),
         }
-    }
-}
-
-trait TakeHistogram {
-    fn take_histogram(&self) -> Histogram<u64>;
-}
-
-impl TakeHistogram for RefCell<Histogram<u64>> {
-    fn take_histogram(&self) -> Histogram<u64> {
-        self.replace(histogram())
     }
 }
 

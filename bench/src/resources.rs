@@ -54,10 +54,19 @@ impl Usage {
 pub(crate) struct Surroundings {
     /// Between the readings.
     pub(crate) elapsed_s: f64,
+    /// CPUs of the machine.
+    pub(crate) cpus: usize,
     /// CPU time of all other processes and of the kernel's own threads.
     pub(crate) foreign_cpu_s: f64,
     /// Taken by the hypervisor.
     pub(crate) steal_s: f64,
+}
+
+impl Surroundings {
+    /// What others and the hypervisor took of all CPUs, 0 to 1.
+    pub(crate) fn foreign_share(&self) -> f64 {
+        (self.foreign_cpu_s + self.steal_s) / (self.elapsed_s * self.cpus as f64)
+    }
 }
 
 /// Both sides and the surroundings of a measured phase.
@@ -99,6 +108,14 @@ impl Meter {
     pub(crate) fn stop(self) -> Result<Resources, Failure> {
         let elapsed_s = self.begin.elapsed().as_secs_f64();
         let (busy, steal) = read_machine()?;
+        let stat = read("/proc/stat")?;
+        // One line for the whole, then one for each CPU.
+        let cpus = stat
+            .lines()
+            .filter(|line| line.starts_with("cpu"))
+            .count()
+            .saturating_sub(1)
+            .max(1);
         let generator = difference(self.generator, read_process(std::process::id())?);
         let broker = match self.broker {
             Some((pid, before)) => Some(difference(before, read_process(pid)?)),
@@ -111,6 +128,7 @@ impl Meter {
             generator,
             machine: Surroundings {
                 elapsed_s,
+                cpus,
                 foreign_cpu_s: (busy_s - own_s).max(0.0),
                 steal_s: seconds(steal.saturating_sub(self.machine.1)),
             },

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -156,15 +157,15 @@ impl Target {
         durability: Durability,
         args: &SpawnArgs,
     ) -> Result<Self, Failure> {
-        let all = sched_getaffinity(None).map_err(|error| pin_failed(error.into()))?;
+        let own = affinity()?;
         if !args.no_pin {
-            pin(&all, Side::Broker)?;
+            pin(Side::Broker)?;
         }
         let target = match kind {
             Kind::Ringlog => spawn_ringlog(durability, args),
             Kind::Kafka => spawn_kafka(durability, args),
         };
-        sched_setaffinity(None, &all).map_err(|error| pin_failed(error.into()))?;
+        sched_setaffinity(None, &own).map_err(|error| pin_failed(error.into()))?;
         target
     }
 
@@ -246,30 +247,30 @@ enum Side {
     Generator,
 }
 
-/// Moves this thread to the second of the CPUs that it may use. False if there is only one.
-pub(crate) fn pin_generator() -> Result<bool, Failure> {
-    let all = sched_getaffinity(None).map_err(|error| pin_failed(error.into()))?;
-    pin(&all, Side::Generator)
+/// Moves this thread to the second of the CPUs that it may use, if there are two.
+pub(crate) fn pin_generator() -> Result<(), Failure> {
+    pin(Side::Generator)
 }
 
-fn pin(all: &CpuSet, side: Side) -> Result<bool, Failure> {
-    let online = std::thread::available_parallelism().map_or(1, usize::from);
-    // A pinned generator starts brokers, too: so the CPUs are counted on the machine, not in `all`.
-    let count = fs::read_to_string("/proc/cpuinfo").map_or(online, |text| {
-        text.lines()
-            .filter(|line| line.starts_with("processor"))
-            .count()
-    });
-    if count < 2 {
-        return Ok(false);
-    }
+fn pin(side: Side) -> Result<(), Failure> {
+    // What was allowed at first: a pinned generator starts brokers on the other CPU.
+    static ALLOWED: OnceLock<CpuSet> = OnceLock::new();
+    let now = affinity()?;
+    let allowed = ALLOWED.get_or_init(|| now);
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    let (Some(first), Some(second)) = (cpus.next(), cpus.next()) else {
+        return Ok(());
+    };
     let mut set = CpuSet::new();
-    set.set(usize::from(side == Side::Generator));
-    if side == Side::Generator && !all.is_set(1) {
-        return Ok(false);
-    }
-    sched_setaffinity(None, &set).map_err(|error| pin_failed(error.into()))?;
-    Ok(true)
+    set.set(match side {
+        Side::Broker => first,
+        Side::Generator => second,
+    });
+    sched_setaffinity(None, &set).map_err(|error| pin_failed(error.into()))
+}
+
+fn affinity() -> Result<CpuSet, Failure> {
+    sched_getaffinity(None).map_err(|error| pin_failed(error.into()))
 }
 
 fn pin_failed(error: std::io::Error) -> Failure {
