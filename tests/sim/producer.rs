@@ -169,7 +169,8 @@ fn judge(scene: &Scene, lane: u64, pending: &Pending, answer: &PartitionProduceR
     let (first, target) = (pending.ids[0], pending.target);
     let (code, offset) = (answer.error_code, answer.base_offset);
     scene.tell(&format!(
-        "lane {lane}: r{first} of {target:?}: error {code}, offset {offset}"
+        "lane {lane}: r{first} of {target:?}: error {code}, offset {offset} {}",
+        answer.error_message.as_deref().unwrap_or_default()
     ));
     let mut ledger = scene.ledger.borrow_mut();
     match code {

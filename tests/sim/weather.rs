@@ -99,6 +99,7 @@ impl Weather {
             config.network.delay_max = Duration::from_millis(100);
         }
         world.configure(|now| *now = config);
+        world.fail_no_more();
     }
 
     /// Accidents while the generation runs.
