@@ -229,8 +229,16 @@ fn descriptor(op: &Op) -> (BorrowedFd<'_>, bool) {
 fn attempt(pending: &mut Pending) -> Completion {
     match &mut pending.op {
         Op::Accept(listener) => {
-            let (socket, peer) = system::accept(listener.0.fd().as_fd())?;
-            Ok(Output::Connection(socket, peer))
+            loop {
+                match system::accept(listener.0.fd().as_fd()) {
+                    // The peer has left already: wait for another one.
+                    Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    other => {
+                        return other.map(|(socket, peer)| Output::Connection(socket, peer));
+                    }
+                }
+            }
         }
         Op::Receive(socket, buffer, limit) => {
             let count = system::receive(socket, buffer, *limit)?;

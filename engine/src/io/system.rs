@@ -313,7 +313,7 @@ fn read_at(file: &File, mut buffer: BytesMut, mut position: u64, length: usize) 
     while rest > 0 {
         let spare: &mut [MaybeUninit<u8>] = &mut buffer.spare_capacity_mut()[..rest];
         match rustix::io::pread(file.0.fd(), spare, position) {
-            Ok((read, _)) if read.is_empty() => break,
+            Ok(([], _)) => break,
             Ok((read, _)) => {
                 let count = read.len();
                 // SAFETY: pread(2) has initialised `count` bytes of the spare capacity.
