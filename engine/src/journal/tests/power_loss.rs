@@ -136,9 +136,8 @@ impl Life {
                 1 => self.compact(partition).await?,
                 2..5 => self.acknowledge().await?,
                 5..8 => {
-                    self.io
-                        .sleep(Duration::from_micros(self.random.below(3000)))
-                        .await
+                    let pause = Duration::from_micros(self.random.below(3000));
+                    self.io.sleep(pause).await;
                 }
                 _ => self.append(partition).await?,
             }
