@@ -527,10 +527,6 @@ impl Driver {
         self.world.lock().is_alive(self.shard)
     }
 
-    pub(crate) fn local_address(&self, _socket: &Socket) -> io::Result<SocketAddr> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
     pub(crate) fn listen(&mut self, address: SocketAddr) -> io::Result<(Listener, SocketAddr)> {
         let mut state = self.world.lock();
         if !state.is_alive(self.shard) {
@@ -538,6 +534,10 @@ impl Driver {
         }
         let (object, address) = state.listen(address)?;
         Ok((Listener(Arc::new(Handle::Simulated(object))), address))
+    }
+
+    pub(crate) fn local_address(&self, socket: &Socket) -> io::Result<SocketAddr> {
+        self.world.lock().local_address(id_of(&socket.0))
     }
 
     pub(crate) fn shutdown(&mut self, socket: &Socket) {

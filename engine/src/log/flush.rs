@@ -41,29 +41,38 @@ impl Log {
     pub(super) async fn flush_in_turn(&self) -> Result<i64, LogError> {
         // A log that lost a write must not claim more than it has on stable storage.
         self.check_writable()?;
-        let (target, due, is_entry_due) = self.flush_due();
-        for segment in &due {
-            let flushed = self.flush_segment(segment).await;
-            self.poison_on_error(flushed)?;
-        }
-        if is_entry_due {
-            let directory = self.directory();
-            let synced = self.io().sync_directory(&directory).await;
-            self.poison_on_error(synced.at("sync", &directory))?;
-        }
-        let mut state = self.state.borrow_mut();
-        if is_entry_due {
+        let target = self.log_end_offset();
+        loop {
+            let (due, is_entry_due) = self.flush_due();
             for segment in &due {
+                let flushed = self.flush_segment(segment).await;
+                self.poison_on_error(flushed)?;
+            }
+            if is_entry_due {
+                let directory = self.directory();
+                let synced = self.io().sync_directory(&directory).await;
+                self.poison_on_error(synced.at("sync", &directory))?;
+            }
+            let mut state = self.state.borrow_mut();
+            for segment in due.iter().filter(|_| is_entry_due) {
                 if let Some(segment) = state.segment_mut(segment.base_offset) {
                     segment.is_entry_durable = true;
                 }
             }
+            // A segment that was rolled meanwhile exactly at the target would not be read again by a
+            // recovery, and its indexes are not written yet.
+            let is_late = state
+                .segments
+                .windows(2)
+                .any(|pair| pair[1].base_offset <= target && pair[0].indexes.is_some());
+            if !is_late {
+                state.recovery_point = state.recovery_point.max(target);
+                return Ok(state.recovery_point);
+            }
         }
-        state.recovery_point = state.recovery_point.max(target);
-        Ok(state.recovery_point)
     }
 
-    fn flush_due(&self) -> (i64, Vec<Due>, bool) {
+    fn flush_due(&self) -> (Vec<Due>, bool) {
         let state = self.state.borrow();
         let last = state.segments.len() - 1;
         let mut is_entry_due = false;
@@ -82,7 +91,7 @@ impl Log {
                 });
             }
         }
-        (state.log_end_offset, due, is_entry_due)
+        (due, is_entry_due)
     }
 
     async fn flush_segment(&self, due: &Due) -> Result<(), LogError> {

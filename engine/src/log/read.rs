@@ -155,6 +155,19 @@ impl Log {
         &self,
         timestamp: i64,
     ) -> Result<Option<TimestampOffset>, LogError> {
+        loop {
+            let generation = self.generation.get();
+            let found = self.offset_for_timestamp_once(timestamp).await;
+            if self.generation.get() == generation {
+                return found;
+            }
+        }
+    }
+
+    async fn offset_for_timestamp_once(
+        &self,
+        timestamp: i64,
+    ) -> Result<Option<TimestampOffset>, LogError> {
         let start = self.log_start_offset();
         for segment in self.segments() {
             let base = segment.base_offset;
@@ -188,6 +201,16 @@ impl Log {
     /// # Errors
     /// What reading answered.
     pub async fn max_timestamp(&self) -> Result<Option<TimestampOffset>, LogError> {
+        loop {
+            let generation = self.generation.get();
+            let found = self.max_timestamp_once().await;
+            if self.generation.get() == generation {
+                return found;
+            }
+        }
+    }
+
+    async fn max_timestamp_once(&self) -> Result<Option<TimestampOffset>, LogError> {
         let mut best: Option<(i64, TimestampOffset)> = None;
         for segment in self.segments() {
             let largest = self.largest_timestamp(segment.base_offset).await?;

@@ -106,12 +106,12 @@ impl Scanner {
     ) -> Result<&[u8], ScanError> {
         let size = header.size_in_bytes();
         let bytes = self.bytes(position, size).await.map_err(ScanError::Io)?;
-        bytes.get(..size).ok_or_else(|| {
-            ScanError::Batch(BatchError::Truncated {
+        bytes
+            .get(..size)
+            .ok_or(ScanError::Batch(BatchError::Truncated {
                 needed: size,
                 available: bytes.len(),
-            })
-        })
+            }))
     }
 
     /// Whether everything from `position` to the end is zero, as in a preallocated file.

@@ -111,14 +111,7 @@ impl Log {
     }
 
     async fn cut(&self, offset: i64) -> Result<(), LogError> {
-        let LogPosition {
-            segment_base,
-            position,
-            ..
-        } = self.position_of(offset).await?;
-        let header = self.header_at(segment_base, position).await?;
-        // Inside a gap that compaction left there is no batch to go, and the end is as asked for.
-        let end_offset = header.base_offset.min(offset);
+        let (segment_base, position, end_offset) = self.cut_position(offset).await?;
         let later: Vec<i64> = {
             let mut state = self.state.borrow_mut();
             let keep = state
@@ -146,6 +139,27 @@ impl Log {
         io.sync_data(&file).await.at("sync", &path)?;
         self.note_cut(end_offset, position, indexes);
         self.rescan_largest(segment_base).await
+    }
+
+    /// The segment that becomes the last one, its new size, and the new log end offset.
+    async fn cut_position(&self, offset: i64) -> Result<(i64, u32, i64), LogError> {
+        let LogPosition {
+            segment_base,
+            position,
+            ..
+        } = self.position_of(offset).await?;
+        if segment_base > offset {
+            // In the gap that compaction left at a segment's end: that segment stays whole.
+            let state = self.state.borrow();
+            let after = state
+                .segments
+                .partition_point(|segment| segment.base_offset <= offset);
+            let segment = &state.segments[after.saturating_sub(1)];
+            return Ok((segment.base_offset, segment.size, offset));
+        }
+        let header = self.header_at(segment_base, position).await?;
+        // In a gap between two batches the end is as asked for.
+        Ok((segment_base, position, header.base_offset.min(offset)))
     }
 
     fn note_cut(&self, end_offset: i64, position: u32, indexes: Option<super::index::Indexes>) {

@@ -107,7 +107,7 @@ pub async fn keep_time(shard: Rc<Shard>) {
         }
         let now_ms = groups.now_ms(&shard);
         let actions = groups.coordinator.borrow_mut().tick(now_ms);
-        perform(&shard, actions);
+        carry_out(&shard, actions);
     }
 }
 
@@ -133,7 +133,13 @@ pub async fn ask(shard: &Rc<Shard>, asker: &Asker, request: GroupRequest) -> Opt
     receiver.await.ok()
 }
 
+/// Carries out what an event led to; it may also have moved the next deadline.
 fn perform(shard: &Rc<Shard>, actions: Vec<Action>) {
+    carry_out(shard, actions);
+    shard.groups.changed.notify();
+}
+
+fn carry_out(shard: &Rc<Shard>, actions: Vec<Action>) {
     for action in actions {
         match action {
             Action::Reply { ticket, response } => {
@@ -154,7 +160,6 @@ fn perform(shard: &Rc<Shard>, actions: Vec<Action>) {
             }
         }
     }
-    shard.groups.changed.notify();
 }
 
 async fn append(shard: Rc<Shard>, index: i32, records: Vec<GroupRecord>, token: AppendToken) {

@@ -59,7 +59,8 @@ pub(super) struct Contents {
     dirty: BTreeSet<u64>,
     durable: Layer,
     durable_length: u64,
-    /// Truncations that are not durable: version and length.
+    /// Truncations that no sync has covered: version and length. A sync that is under way may yet
+    /// make a length durable that is beyond them.
     cuts: Vec<(u64, u64)>,
     /// Version of the newest capture that was committed.
     synced: u64,
@@ -160,7 +161,7 @@ impl Contents {
     /// The kernel writes dirty pages when it likes: what is overwritten now may be on the disk.
     fn write_back_early(&mut self, number: u64, chaos: &mut Chaos) {
         if self.dirty.contains(&number)
-            && self.cuts.is_empty()
+            && self.pending_cut().is_none()
             && chaos.rng.one_in(WRITEBACK_ONE_IN)
         {
             self.durable.insert(number, self.visible[&number].clone());
@@ -264,9 +265,7 @@ impl Contents {
             self.dirty.split_off(&length.div_ceil(PAGE));
             // Pages that the kernel wrote early, beyond the durable end, are freed with the rest.
             cut_layer(&mut self.durable, length.max(self.durable_length));
-            if length < self.durable_length {
-                self.cuts.push((version, length));
-            }
+            self.cuts.push((version, length));
             self.allocated = self.allocated.min(length.div_ceil(PAGE));
         }
         self.length = length;
@@ -329,6 +328,12 @@ impl Contents {
         }
     }
 
+    /// Where the durable file will be cut, if a truncation is not durable yet.
+    fn pending_cut(&self) -> Option<u64> {
+        let lengths = self.cuts.iter().map(|cut| cut.1);
+        lengths.min().filter(|cut| *cut < self.durable_length)
+    }
+
     /// Truncations up to `version` are durable.
     fn apply_cuts(&mut self, version: u64) {
         let is_settled = |cut: &(u64, u64)| cut.0 <= version;
@@ -342,21 +347,22 @@ impl Contents {
 
     /// The sync has failed: some pages are on the disk, none is dirty any more.
     pub(super) fn fail(&mut self, capture: Capture, chaos: &mut Chaos) {
+        let may_be_written = self.pending_cut().is_none();
         for (number, written) in capture.pages {
-            if self.cuts.is_empty() && chaos.rng.one_in(4) {
-                self.make_durable(number, written.clone());
-            }
             if let Some(cached) = self.visible.get(&number)
                 && cached.version == written.version
             {
                 self.dirty.remove(&number);
+                if may_be_written && chaos.rng.one_in(4) {
+                    self.make_durable(number, written);
+                }
             }
         }
     }
 
     /// sync_file_range(2): the device has the pages, and may or may not keep them.
     pub(super) fn write_back(&mut self, position: u64, length: u64, chaos: &mut Chaos) {
-        if !self.cuts.is_empty() {
+        if self.pending_cut().is_some() {
             return;
         }
         let end = match length {
@@ -374,7 +380,7 @@ impl Contents {
     pub(super) fn crash(&mut self, survival: Survival, chaos: &mut Chaos) {
         let mut limit = u64::MAX;
         let mut target = self.durable_length;
-        if let Some(cut) = self.cuts.iter().map(|cut| cut.1).min() {
+        if let Some(cut) = self.pending_cut() {
             if survival.keeps(chaos) {
                 self.apply_cuts(u64::MAX);
                 target = self.durable_length;
