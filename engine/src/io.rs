@@ -458,6 +458,24 @@ impl Io {
         .await;
     }
 
+    /// The local address of a connection: what its client has dialled (getsockname(2)).
+    ///
+    /// # Errors
+    /// What getsockname answered.
+    pub fn local_address(&self, socket: &Socket) -> io::Result<SocketAddr> {
+        match &mut *self.inner.driver.borrow_mut() {
+            Driver::Sim(driver) => driver.local_address(socket),
+            Driver::Uring(_) | Driver::Poll(_) => system::local_address(socket),
+        }
+    }
+
+    /// Sets SO_SNDBUF and SO_RCVBUF of a connection; `None` leaves the kernel's own sizing.
+    pub fn set_buffer_sizes(&self, socket: &Socket, send: Option<u32>, receive: Option<u32>) {
+        if !self.is_simulated() {
+            system::set_buffer_sizes(socket, send, receive);
+        }
+    }
+
     /// Shuts both directions down, which ends a pending receive (shutdown(2)).
     pub fn shutdown(&self, socket: &Socket) {
         match &mut *self.inner.driver.borrow_mut() {

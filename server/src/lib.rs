@@ -1,2 +1,23 @@
-//! The server gives the bytes Kafka's meaning.
+//! The server gives the bytes Kafka's meaning: wire, partitions, groups, metadata.
+//!
+//! A produce request's way: [`net::connection`] -> [`dispatch`] -> [`handlers::produce`] ->
+//! [`partition`] -> `ringlog_engine::log` and, in durable mode, `ringlog_engine::journal`.
 #![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod dispatch;
+pub mod group;
+pub mod handlers;
+pub mod life;
+pub mod logging;
+pub mod metadata;
+pub mod net;
+pub mod partition;
+pub mod producer_state;
+pub mod serve;
+pub mod shard;
+mod turnstile;
+pub mod watcher;

@@ -535,6 +535,10 @@ impl Driver {
         Ok((Listener(Arc::new(Handle::Simulated(object))), address))
     }
 
+    pub(crate) fn local_address(&self, socket: &Socket) -> io::Result<SocketAddr> {
+        self.world.lock().local_address(id_of(&socket.0))
+    }
+
     pub(crate) fn shutdown(&mut self, socket: &Socket) {
         self.world.lock().shutdown(id_of(&socket.0));
     }

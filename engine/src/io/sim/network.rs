@@ -106,6 +106,7 @@ impl Pipe {
 
 struct Connection {
     client_address: SocketAddr,
+    dialled: SocketAddr,
     to_server: Pipe,
     to_client: Pipe,
     /// What the client has sent beyond the window, and whether it has closed behind it.
@@ -184,6 +185,7 @@ impl State {
         let port = self.network.next_port();
         let connection = Connection {
             client_address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            dialled: address,
             to_server: Pipe::default(),
             to_client: Pipe::default(),
             outbox: VecDeque::new(),
@@ -441,6 +443,12 @@ impl State {
             _ if room > 0 => Ok(None),
             _ => Ok(Some(Bytes::new())),
         }
+    }
+
+    /// The address that the client of a connection has dialled.
+    pub(super) fn local_address(&self, id: u64) -> io::Result<SocketAddr> {
+        let connection = self.network.connections.get(&id);
+        Ok(connection.ok_or(Errno::NOTCONN)?.dialled)
     }
 
     /// shutdown(2) of both directions.

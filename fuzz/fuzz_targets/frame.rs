@@ -1,0 +1,27 @@
+//! A request frame as a client may send it: header, schema check, decode.
+//!
+//! Fails if `check` accepts what the message crate does not decode to the last byte, if anything
+//! panics, or (libFuzzer's malloc limit) if a frame makes the decoder reserve memory by a count.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use ringlog::net::schema::{Limits, check, request_header};
+
+#[expect(dead_code, reason = "the tests look at what is encoded again, too")]
+#[path = "../../server/tests/schema_allocation/decoders.rs"]
+mod decoders;
+
+fuzz_target!(|frame: &[u8]| {
+    let limits = Limits::default();
+    let Ok(header) = request_header(frame, &limits) else {
+        return;
+    };
+    let body = &frame[header.body_offset..];
+    if check(header.api_key, header.api_version, body, &limits).is_err() {
+        return;
+    }
+    let body = Bytes::copy_from_slice(body);
+    let decoded = decoders::decode(header.api_key, header.api_version, body, false);
+    assert_eq!(decoded.map(|decoded| decoded.left), Some(0), "{header:?}");
+});

@@ -1,0 +1,207 @@
+//! The command line: `ringlog`, `ringlog serve`, `ringlog config`, and the exit codes.
+//!
+//! Errors go to standard error as `error: what` with a line that says what to do; this is the only
+//! place that turns an error into an exit code.
+
+pub mod port;
+pub mod serve;
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::problem::{Level, quoted};
+use crate::config::{BrokerConfig, ConfigError, Layers, Loaded, keys, topic};
+use crate::logging;
+use crate::serve::ServeError;
+use serve::{ServeArgs, ServeFlags};
+
+/// How the process ends. Kafka's codes: 0, and 1 for any failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done, or stopped by a signal in good order.
+    Ok = 0,
+    /// Anything else; standard error says what.
+    Failure = 1,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A Kafka-compatible log broker on io_uring, a thread per core.
+///
+/// Without a command it serves with defaults for development: 127.0.0.1:9092, data in ./data.
+#[derive(Debug, Parser)]
+#[command(name = "ringlog", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    flags: ServeFlags,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker
+    Serve(Box<ServeArgs>),
+    /// Explain keys and check files of configuration
+    Config(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say what a broker or topic key means, its default and what it does here
+    Explain {
+        /// The key, as in log.segment.bytes
+        key: String,
+    },
+    /// Read a properties file as `serve` would; warnings fail only if they are about unknown keys
+    Check {
+        /// The properties file
+        file: PathBuf,
+    },
+}
+
+/// Runs the command line of this process. `serve` runs the broker.
+pub fn run(serve: fn(BrokerConfig) -> Result<(), ServeError>) -> ExitCode {
+    let environment = env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        Some((name, value.into_string().ok()?))
+    });
+    run_with(env::args_os(), environment.collect(), serve).into()
+}
+
+fn run_with(
+    args: impl Iterator<Item = OsString>,
+    environment: Vec<(String, String)>,
+    serve: fn(BrokerConfig) -> Result<(), ServeError>,
+) -> Exit {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                Exit::Failure
+            } else {
+                Exit::Ok
+            };
+        }
+    };
+    match cli.command {
+        None => run_serve(cli.flags, None, environment, serve),
+        Some(Command::Serve(args)) => run_serve(args.flags, args.config, environment, serve),
+        Some(Command::Config(args)) => match args.command {
+            ConfigCommand::Explain { key } => explain(&key),
+            ConfigCommand::Check { file } => check(&file),
+        },
+    }
+}
+
+fn run_serve(
+    flags: ServeFlags,
+    file: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+    serve: fn(BrokerConfig) -> Result<(), ServeError>,
+) -> Exit {
+    let level = environment
+        .iter()
+        .find(|(name, _)| name == logging::LEVEL_ENV);
+    if let Err(message) = logging::init(level.map(|(_, value)| value.as_str())) {
+        return fail(&message);
+    }
+    let port_file = flags.port_file.clone();
+    match BrokerConfig::load(&flags.into_layers(file, environment)) {
+        Ok(Loaded { mut config, notes }) => {
+            for note in &notes {
+                note.log();
+            }
+            config.port_file = port_file;
+            match serve(config) {
+                Ok(()) => Exit::Ok,
+                Err(error) => fail(&error.to_string()),
+            }
+        }
+        Err(error) => fail_config(&error),
+    }
+}
+
+fn explain(name: &str) -> Exit {
+    let name = name.trim();
+    let mut text = keys::find(name)
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    if let Some(key) = topic::find(name) {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&key.to_string());
+    }
+    if !text.is_empty() {
+        return print(&text);
+    }
+    let hint = match keys::nearest(name).or_else(|| topic::nearest(name)) {
+        Some(nearest) => format!("did you mean '{nearest}'?"),
+        None => "Kafka 3.9 has no such key, nor does ringlog".to_owned(),
+    };
+    fail(&format!("unknown key '{}'\n   | {hint}", quoted(name)))
+}
+
+fn check(file: &Path) -> Exit {
+    let layers = Layers {
+        file: Some(file.to_owned()),
+        ..Layers::default()
+    };
+    match BrokerConfig::load(&layers) {
+        Ok(Loaded { notes, .. }) => {
+            // Whoever asks for a check wants to hear of a slip before the broker shrugs it off.
+            let has_unknown = notes.iter().any(|note| note.is_unknown_key);
+            for mut note in notes {
+                if note.is_unknown_key {
+                    note.level = Level::Error;
+                }
+                eprintln!("{note}");
+            }
+            if has_unknown {
+                return Exit::Failure;
+            }
+            print(&format!("{}: ok\n", file.display()))
+        }
+        Err(error) => fail_config(&error),
+    }
+}
+
+fn print(text: &str) -> Exit {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Exit::Ok,
+        Err(_) => Exit::Failure,
+    }
+}
+
+fn fail(message: &str) -> Exit {
+    eprintln!("error: {message}");
+    Exit::Failure
+}
+
+/// The findings carry their own labels.
+fn fail_config(error: &ConfigError) -> Exit {
+    eprintln!("{error}");
+    Exit::Failure
+}
+
+#[cfg(test)]
+mod tests;

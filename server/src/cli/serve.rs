@@ -1,0 +1,78 @@
+//! The arguments of `ringlog serve`; running it is `crate::serve`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config::Layers;
+
+/// `ringlog serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// A Kafka server.properties file
+    pub config: Option<PathBuf>,
+    /// Flags, also taken without the word `serve`.
+    #[command(flatten)]
+    pub flags: ServeFlags,
+}
+
+/// Flags of `serve`. Values are read with the keys they set, so that a slip is told in one way,
+/// whether it comes from a flag, the environment or a file.
+#[derive(Debug, Default, Args)]
+pub struct ServeFlags {
+    /// Set a key of the configuration; may be repeated
+    #[arg(long = "override", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Address to serve on; port 0 lets the system choose [env: RINGLOG_LISTEN] [listeners]
+    #[arg(long, value_name = "[HOST:]PORT")]
+    pub listen: Option<String>,
+    /// Data directory [env: RINGLOG_DATA] [log.dirs]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+    /// Number of shards, each a pinned thread [env: RINGLOG_CORES] [ringlog.cores]
+    #[arg(long, value_name = "N")]
+    pub cores: Option<String>,
+    /// I/O driver: auto, uring or poll [env: RINGLOG_IO] [ringlog.io]
+    #[arg(long, value_name = "DRIVER")]
+    pub io: Option<String>,
+    /// What acks=all means: durable or page-cache [env: RINGLOG_DURABILITY] [ringlog.durability]
+    #[arg(long, value_name = "MODE")]
+    pub durability: Option<String>,
+    /// Size of a shard's journal [env: RINGLOG_JOURNAL_BYTES] [ringlog.journal.bytes]
+    #[arg(long, value_name = "BYTES")]
+    pub journal_bytes: Option<String>,
+    /// Size of a file of the journal [env: RINGLOG_JOURNAL_FILE_BYTES] [ringlog.journal.file.bytes]
+    #[arg(long, value_name = "BYTES")]
+    pub journal_file_bytes: Option<String>,
+    /// Log files held open at a time [env: RINGLOG_OPEN_FILES_MAX] [ringlog.open.files.max]
+    #[arg(long, value_name = "N")]
+    pub open_files_max: Option<String>,
+    /// Write the bound addresses to this file once the broker serves
+    #[arg(long, value_name = "FILE")]
+    pub port_file: Option<PathBuf>,
+}
+
+impl ServeFlags {
+    /// The layers of configuration of one start.
+    #[must_use]
+    pub fn into_layers(self, file: Option<PathBuf>, env: Vec<(String, String)>) -> Layers {
+        let flags = [
+            ("listeners", self.listen),
+            ("log.dirs", self.data),
+            ("ringlog.cores", self.cores),
+            ("ringlog.io", self.io),
+            ("ringlog.durability", self.durability),
+            ("ringlog.journal.bytes", self.journal_bytes),
+            ("ringlog.journal.file.bytes", self.journal_file_bytes),
+            ("ringlog.open.files.max", self.open_files_max),
+        ];
+        let given = flags.into_iter();
+        let given = given.filter_map(|(key, value)| value.map(|value| (key, value)));
+        Layers {
+            flags: given.collect(),
+            env,
+            overrides: self.overrides,
+            file,
+        }
+    }
+}

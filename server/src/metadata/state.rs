@@ -1,0 +1,140 @@
+//! The metadata image: an immutable picture of the cluster, shared by all shards.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::config::topic::TopicConfig;
+
+/// The topic that keeps consumer groups and their committed offsets.
+pub const GROUP_TOPIC: &str = "__consumer_offsets";
+/// The topic that keeps transactions.
+pub const TRANSACTION_TOPIC: &str = "__transaction_state";
+
+/// A topic. Its partitions are numbered from 0.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Topic {
+    /// Name: 1 to 249 of `[a-zA-Z0-9._-]`.
+    pub name: String,
+    /// Topic id (KIP-516), never zero.
+    pub id: Uuid,
+    /// Number of partitions, at least 1.
+    pub partitions: i32,
+    /// The settings that were given for this topic, by Kafka's names.
+    pub overrides: BTreeMap<String, String>,
+    /// The settings in force: overrides on top of the broker's.
+    pub config: Arc<TopicConfig>,
+}
+
+impl Topic {
+    /// Whether the topic belongs to Kafka itself.
+    pub fn is_internal(&self) -> bool {
+        self.name == GROUP_TOPIC || self.name == TRANSACTION_TOPIC
+    }
+}
+
+/// All that a broker answers metadata requests from.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    topics: BTreeMap<String, Arc<Topic>>,
+    names: BTreeMap<Uuid, String>,
+}
+
+impl Image {
+    /// The topic of that name.
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics.get(name)
+    }
+
+    /// The topic of that id.
+    pub fn topic_by_id(&self, id: Uuid) -> Option<&Arc<Topic>> {
+        self.topics.get(self.names.get(&id)?)
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.values()
+    }
+
+    /// Adds a topic or replaces the one of its name.
+    pub fn insert(&mut self, topic: Topic) {
+        if let Some(old) = self.topics.get(&topic.name) {
+            self.names.remove(&old.id);
+        }
+        self.names.insert(topic.id, topic.name.clone());
+        self.topics.insert(topic.name.clone(), Arc::new(topic));
+    }
+
+    /// Takes a topic out.
+    pub fn remove(&mut self, name: &str) -> Option<Arc<Topic>> {
+        let topic = self.topics.remove(name)?;
+        self.names.remove(&topic.id);
+        Some(topic)
+    }
+}
+
+/// The shard that owns a partition: spread by topic, then one after the other.
+pub fn owner_shard(topic: &str, partition: i32, shards: usize) -> usize {
+    let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let index = (hash >> 32).wrapping_add(u64::from(partition.unsigned_abs()));
+    usize::try_from(index % shards as u64).unwrap_or(0)
+}
+
+/// Whether a topic may have this name, with Kafka's words if not
+/// (org.apache.kafka.common.internals.Topic).
+///
+/// # Errors
+/// Why the name is not allowed.
+pub fn validate_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("Topic name is invalid: the empty string is not allowed".to_owned());
+    }
+    if name == "." || name == ".." {
+        return Err("Topic name is invalid: '.' or '..' is not allowed".to_owned());
+    }
+    if name.len() > 249 {
+        return Err(format!(
+            "Topic name is invalid: the length of '{name}' is longer than the max allowed length \
+             249"
+        ));
+    }
+    if !name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    {
+        return Err(format!(
+            "Topic name is invalid: '{name}' contains one or more characters other than ASCII \
+             alphanumerics, '.', '_' and '-'"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_kafkas_rules() {
+        for good in ["a", "first", "A.b_c-9", &"x".repeat(249)] {
+            assert_eq!(validate_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", ".", "..", "a b", "ä", "a/b", &"x".repeat(250)] {
+            assert!(validate_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn neighbouring_partitions_lie_on_different_shards() {
+        for shards in 1..5 {
+            let owners: Vec<usize> = (0..4).map(|p| owner_shard("first", p, shards)).collect();
+            assert!(owners.iter().all(|owner| *owner < shards));
+            for pair in owners.windows(2) {
+                assert!(shards == 1 || pair[0] != pair[1], "{owners:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Connections: accepted, framed, guarded, answered in order.
+
+pub mod connection;
+pub mod foreign_protocol;
+pub mod listener;
+pub mod response;
+pub mod schema;
