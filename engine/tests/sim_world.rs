@@ -490,7 +490,7 @@ fn connections_are_reset_by_chance_and_by_a_crash() {
     let client = world.connect(address()).unwrap();
     client.send(b"again");
     let mut got = Vec::new();
-    assert!(world.run(&[next.clone()], MS * 10_000, || {
+    assert!(world.run(std::slice::from_ref(&next), MS * 10_000, || {
         got.extend(client.received());
         got == b"again"
     }));
@@ -1007,37 +1007,35 @@ impl NameModel {
 
 async fn juggle_names(io: Io, world: World, model: Rc<RefCell<NameModel>>) {
     let path = |name: &str| Path::new("/dir").join(name);
+    // Before a call, what it may do is possible; after it, it is so.
+    let may_become = |name: &'static str, file| {
+        let mut model = model.borrow_mut();
+        model.possible.entry(name).or_default().insert(file);
+    };
     loop {
         let from = NAMES[(world.random() % 6) as usize];
         let to = NAMES[(world.random() % 6) as usize];
         let file = model.borrow().now.get(from).copied().unwrap_or(0);
         match world.random() % 8 {
             0 => {
-                // Before the call, what it may do is possible; after it, it is so.
                 io.sync_directory(Path::new("/dir")).await.unwrap();
                 model.borrow_mut().settle();
             }
             1 | 2 if file > 0 => {
-                let mut possible = model.borrow_mut();
-                possible.possible.entry(from).or_default().insert(0);
-                drop(possible);
+                may_become(from, 0);
                 io.remove_file(&path(from)).await.unwrap();
                 model.borrow_mut().set(from, 0);
             }
             3..6 if file > 0 && from != to => {
-                let mut possible = model.borrow_mut();
-                possible.possible.entry(from).or_default().insert(0);
-                possible.possible.entry(to).or_default().insert(file);
-                drop(possible);
+                may_become(from, 0);
+                may_become(to, file);
                 io.rename(&path(from), &path(to)).await.unwrap();
                 model.borrow_mut().set(from, 0);
                 model.borrow_mut().set(to, file);
             }
             _ if file == 0 => {
                 let new = world.random() | 1;
-                let mut possible = model.borrow_mut();
-                possible.possible.entry(from).or_default().insert(new);
-                drop(possible);
+                may_become(from, new);
                 let file = io.open(&path(from), OpenMode::CreateNew).await.unwrap();
                 model.borrow_mut().set(from, new);
                 let bytes = vec![Bytes::copy_from_slice(&new.to_be_bytes())];
