@@ -84,6 +84,9 @@ struct Timers {
 }
 
 /// A shard's handle to its driver and executor. Cheap to clone; bound to its thread.
+///
+/// Tasks hold clones of it, so the shard ends, and its ring or epoll with it, only after
+/// [`Io::clear_tasks`].
 #[derive(Clone)]
 pub struct Io {
     inner: Rc<Inner>,

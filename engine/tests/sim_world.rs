@@ -547,21 +547,9 @@ fn a_shard_that_is_left_out_stands_still() {
 
 // ---- determinism -------------------------------------------------------------------------------
 
-fn faulty() -> Config {
-    let mut config = Config::default();
-    config.disk.stall = Chance::one_in(100);
-    config.disk.read_error = Chance::one_in(200);
-    config.disk.write_error = Chance::one_in(200);
-    config.disk.short_write = Chance::one_in(200);
-    config.disk.sync_error = Chance::one_in(100);
-    config.network.reset = Chance::one_in(500);
-    config.network.delay = Chance::one_in(50);
-    config
-}
-
 /// A busy program: clients, files, timers, a crash. Returns the hash of its history.
 fn busy_history(seed: u64, salt: u64) -> (u64, BTreeMap<&'static str, u64>) {
-    let world = World::with_config(seed, faulty());
+    let world = World::with_config(seed, Config::drawn(seed));
     for _ in 0..2 {
         let shards: Vec<Io> = (0..2).map(|_| Io::simulated(&world)).collect();
         echo(&shards[0]);
@@ -583,10 +571,13 @@ fn busy_history(seed: u64, salt: u64) -> (u64, BTreeMap<&'static str, u64>) {
             });
         }
         let clients: Vec<Client> = (0..5).map(|_| world.connect(address()).unwrap()).collect();
+        let mut missing = vec![0; clients.len()];
         world.run(&shards, MS * 300, || {
-            for client in &clients {
-                if client.received().len() % 3 == 0 {
+            for (client, missing) in clients.iter().zip(&mut missing) {
+                *missing -= client.received().len();
+                if *missing == 0 {
                     client.send(b"some bytes");
+                    *missing = 10;
                 }
             }
             false
@@ -600,13 +591,29 @@ fn busy_history(seed: u64, salt: u64) -> (u64, BTreeMap<&'static str, u64>) {
 #[test]
 fn one_seed_has_one_history() {
     let mut hashes = BTreeSet::new();
+    let mut kinds = BTreeSet::new();
     for seed in 0..20 {
         let first = busy_history(seed, 0);
+        kinds.extend(first.1.keys().copied());
         assert_eq!(first, busy_history(seed, 0), "seed {seed}");
         assert_ne!(first.0, busy_history(seed, 1).0, "another program");
         hashes.insert(first.0);
     }
     assert_eq!(hashes.len(), 20);
+    for kind in [
+        "connection reset",
+        "crash",
+        "crash: lost change of names",
+        "crash: lost page",
+        "crash: torn page",
+        "delayed delivery",
+        "short write",
+        "stall",
+        "sync error",
+        "write error",
+    ] {
+        assert!(kinds.contains(kind), "no {kind} in {kinds:?}");
+    }
 }
 
 // ---- random histories against a model ----------------------------------------------------------
