@@ -5,5 +5,6 @@
 //! release replaces only the store, by ZooKeeper's znodes.
 
 pub mod controller;
+pub mod doomed;
 pub mod state;
 pub mod store;

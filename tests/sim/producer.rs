@@ -16,6 +16,7 @@ use crate::scene::{Scene, one_in, pick, size, within};
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const RECORD_LIST_TOO_LARGE: i16 = 18;
 /// Batches of a partition that an idempotent producer keeps under way.
 const IN_FLIGHT_MAX: usize = 3;
 /// Batches of a partition that it has in hand.
@@ -175,6 +176,7 @@ fn judge(scene: &Scene, lane: u64, pending: &Pending, answer: &PartitionProduceR
     let mut ledger = scene.ledger.borrow_mut();
     match code {
         0 => ledger.acknowledged(&pending.ids, offset, pending.acks),
+        RECORD_LIST_TOO_LARGE => ledger.refused(&pending.ids),
         UNKNOWN_TOPIC_OR_PARTITION => {
             drop(ledger);
             scene.tolerate("produce", code);
