@@ -42,7 +42,7 @@ use executor::Executor;
 use op::{Completion, FileOp, Handle, Op, Output, Token};
 
 pub use buffer::{AlignedBuffer, DIRECT_IO_ALIGNMENT};
-pub use op::{DirectoryEntry, File, Listener, OpenMode, Socket};
+pub use op::{DirectoryEntry, File, Listener, OpenMode, Socket, Volume};
 pub use probe::DriverKind;
 pub use system::{lock_file, open_file_limit, pin_to_core, raise_open_file_limit, usable_cores};
 
@@ -696,6 +696,17 @@ impl Io {
         match self.file_op(FileOp::ListDirectory(path.to_owned())).await? {
             Output::Entries(entries) => Ok(entries),
             other => panic!("list_directory gave {other:?}"),
+        }
+    }
+
+    /// The size of the file system that has the path.
+    ///
+    /// # Errors
+    /// What statvfs(3) answered; `Unsupported` in the simulator.
+    pub async fn volume(&self, path: &Path) -> io::Result<Volume> {
+        match self.file_op(FileOp::Volume(path.to_owned())).await? {
+            Output::Volume(volume) => Ok(volume),
+            other => panic!("volume gave {other:?}"),
         }
     }
 
