@@ -46,6 +46,9 @@ pub(crate) enum Failure {
     /// The broker under test could not be started or stopped.
     #[error("{0}")]
     Target(String),
+    /// SIGINT or SIGTERM.
+    #[error("interrupted: no result")]
+    Interrupted,
     /// Flags that cannot be meant.
     #[error("{0}")]
     Usage(String),

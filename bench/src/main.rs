@@ -37,6 +37,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command, FetchArgs, Io, ProduceArgs, StartupArgs, TargetArgs};
 use environment::Environment;
@@ -67,7 +68,19 @@ fn complain(failure: &Failure) {
     eprintln!("ringlog-bench: {failure}");
 }
 
+/// A signal drops the command, and with it the broker that it started.
 async fn execute<T: Transport>(command: Command) -> Result<(), Failure> {
+    let signal = |kind| signal(kind).map_err(Failure::system("listening to signals"));
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = run_command::<T>(command) => result,
+        _ = interrupt.recv() => Err(Failure::Interrupted),
+        _ = terminate.recv() => Err(Failure::Interrupted),
+    }
+}
+
+async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
     match command {
         Command::Produce(args) => produce::<T>(&args).await,
         Command::Fetch(args) => fetch::<T>(&args).await,
@@ -81,7 +94,7 @@ async fn execute<T: Transport>(command: Command) -> Result<(), Failure> {
 
 async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
     let (workload, limit) = args.plan()?;
-    let (target, environment) = begin(&args.target)?;
+    let (target, environment) = begin(&args.target).await?;
     let broker = Broker {
         address: target.address,
         pid: target.pid,
@@ -98,7 +111,7 @@ async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
 
 async fn fetch<T: Transport>(args: &FetchArgs) -> Result<(), Failure> {
     let workload = args.load.workload()?;
-    let (target, environment) = begin(&args.target)?;
+    let (target, environment) = begin(&args.target).await?;
     let broker = Broker {
         address: target.address,
         pid: target.pid,
@@ -121,11 +134,11 @@ fn pin(no_pin: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn begin(args: &TargetArgs) -> Result<(Target, Environment), Failure> {
+async fn begin(args: &TargetArgs) -> Result<(Target, Environment), Failure> {
     pin(args.spawn_args.no_pin)?;
     let target = match &args.bootstrap {
         Some(bootstrap) => Target::foreign(bootstrap, args.pid)?,
-        None => Target::spawn(args.spawn, args.durability, &args.spawn_args)?,
+        None => Target::spawn(args.spawn, args.durability, &args.spawn_args).await?,
     };
     Ok((target, Environment::capture(&args.spawn_args.work_dir())))
 }
@@ -192,7 +205,7 @@ async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
     let mut starts = Vec::new();
     let mut command = String::new();
     for _ in 0..args.runs {
-        let target = Target::spawn(args.spawn, args.durability, &args.spawn_args)?;
+        let target = Target::spawn(args.spawn, args.durability, &args.spawn_args).await?;
         starts.push(startup::measure::<T>(&target).await?);
         command.clone_from(&target.command);
         target.stop()?;

@@ -185,7 +185,7 @@ async fn measure_all<T: Transport>(
                 targets.reverse();
             }
             for kind in targets {
-                let target = Target::spawn(kind, durability, &args.spawn_args)?;
+                let target = Target::spawn(kind, durability, &args.spawn_args).await?;
                 let round =
                     measure_one::<T>(args, &target, (kind, durability, repetition), reasons);
                 match round.await {

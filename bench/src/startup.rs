@@ -7,7 +7,7 @@ use crate::client::{Client, accept, is_retriable};
 use crate::failure::Failure;
 use crate::frames::{parse_produce, produce_frame};
 use crate::resources::resident_bytes;
-use crate::target::Target;
+use crate::target::{Target, pause};
 use crate::transport::{Connection, Transport};
 use crate::workload::{Workload, build_pools};
 
@@ -36,7 +36,7 @@ pub(crate) async fn measure<T: Transport>(target: &Target) -> Result<Start, Fail
             Err(Failure::Answer { code, .. }) if is_retriable(code) => {}
             Err(error) => return Err(error),
         }
-        std::thread::sleep(Duration::from_micros(200)); // the poll's pause; nothing else runs here
+        pause().await;
     }
     let first_produce_ms = Instant::now()
         .saturating_duration_since(target.spawned)

@@ -152,21 +152,15 @@ impl Target {
     }
 
     /// Starts a broker; it may not be ready to answer yet, but its port is known.
-    pub(crate) fn spawn(
+    pub(crate) async fn spawn(
         kind: Kind,
         durability: Durability,
         args: &SpawnArgs,
     ) -> Result<Self, Failure> {
-        let own = affinity()?;
-        if !args.no_pin {
-            pin(Side::Broker)?;
-        }
-        let target = match kind {
-            Kind::Ringlog => spawn_ringlog(durability, args),
+        match kind {
+            Kind::Ringlog => spawn_ringlog(durability, args).await,
             Kind::Kafka => spawn_kafka(durability, args),
-        };
-        sched_setaffinity(None, &own).map_err(|error| pin_failed(error.into()))?;
-        target
+        }
     }
 
     /// Ends a broker that was started here, cleanly, and removes its data.
@@ -190,6 +184,29 @@ impl Target {
                 run(&mut command).map(drop)
             }
         }
+    }
+
+    /// The port file has a line `NAME://address:port` for each listener; it appears whole.
+    async fn await_port_file(&mut self, path: &Path) -> Result<SocketAddr, Failure> {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if let Ok(text) = fs::read_to_string(path) {
+                let address = parse_port_file(&text);
+                return address.ok_or_else(|| Failure::Target(format!("port file says {text:?}")));
+            }
+            if let Process::Ringlog { child, .. } = &mut self.process
+                && let Some(status) = child.try_wait().map_err(Failure::system("waiting"))?
+            {
+                let what = format!(
+                    "the broker ended at its start ({status}):\n{}",
+                    self.log_tail()
+                );
+                return Err(Failure::Target(what));
+            }
+            pause().await;
+        }
+        let what = format!("the broker was not ready within 60 s:\n{}", self.log_tail());
+        Err(Failure::Target(what))
     }
 
     /// The end of the broker's log, for the report of a failure.
@@ -269,6 +286,21 @@ fn pin(side: Side) -> Result<(), Failure> {
     sched_setaffinity(None, &set).map_err(|error| pin_failed(error.into()))
 }
 
+/// Starts a process on the broker's CPU: it inherits what this thread has for the moment.
+fn on_brokers_cpu<R>(
+    args: &SpawnArgs,
+    start: impl FnOnce() -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    if args.no_pin {
+        return start();
+    }
+    let own = affinity()?;
+    pin(Side::Broker)?;
+    let started = start();
+    sched_setaffinity(None, &own).map_err(|error| pin_failed(error.into()))?;
+    started
+}
+
 fn affinity() -> Result<CpuSet, Failure> {
     sched_getaffinity(None).map_err(|error| pin_failed(error.into()))
 }
@@ -277,7 +309,7 @@ fn pin_failed(error: std::io::Error) -> Failure {
     Failure::system("pinning to a CPU (try --no-pin)")(error)
 }
 
-fn spawn_ringlog(durability: Durability, args: &SpawnArgs) -> Result<Target, Failure> {
+async fn spawn_ringlog(durability: Durability, args: &SpawnArgs) -> Result<Target, Failure> {
     let beside = std::env::current_exe().map(|path| path.with_file_name("ringlog"));
     let beside = beside.map_err(Failure::system("finding this binary"))?;
     let binary = args.ringlog.clone().unwrap_or(beside);
@@ -302,46 +334,24 @@ fn spawn_ringlog(durability: Durability, args: &SpawnArgs) -> Result<Target, Fai
     command.stdin(Stdio::null()).stdout(log).stderr(error_log);
     let text = typed(&command);
     let spawned = Instant::now();
-    let mut child = command.spawn().map_err(Failure::system(format!(
-        "starting {} (cargo build --release?)",
-        binary.display()
-    )))?;
-    let address = await_port_file(&port_file, &mut child, &directory)?;
-    Ok(Target {
-        address,
+    let failed = format!("starting {} (cargo build --release?)", binary.display());
+    let start = || command.spawn().map_err(Failure::system(failed));
+    let child = on_brokers_cpu(args, start)?;
+    let mut target = Target {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
         pid: Some(child.id()),
         command: text,
         spawned,
         process: Process::Ringlog { child, directory },
-    })
+    };
+    target.address = target.await_port_file(&port_file).await?;
+    Ok(target)
 }
 
-/// The port file has a line `NAME://address:port` for each listener; it appears whole.
-fn await_port_file(
-    path: &Path,
-    child: &mut Child,
-    directory: &Directory,
-) -> Result<SocketAddr, Failure> {
-    let begin = Instant::now();
-    while begin.elapsed() < PATIENCE {
-        if let Ok(text) = fs::read_to_string(path) {
-            let address = parse_port_file(&text);
-            return address.ok_or_else(|| Failure::Target(format!("port file says {text:?}")));
-        }
-        if let Some(status) = child.try_wait().map_err(Failure::system("waiting"))? {
-            let what = format!(
-                "the broker ended at its start ({status}):\n{}",
-                directory.log_tail()
-            );
-            return Err(Failure::Target(what));
-        }
-        std::thread::sleep(Duration::from_micros(200)); // the poll's pause, a part of what is measured
-    }
-    let what = format!(
-        "the broker was not ready within 60 s:\n{}",
-        directory.log_tail()
-    );
-    Err(Failure::Target(what))
+/// Between two looks at a broker that starts: finer than the runtime's timers, which know milliseconds.
+pub(crate) async fn pause() {
+    std::thread::sleep(Duration::from_micros(200));
+    tokio::task::yield_now().await;
 }
 
 fn parse_port_file(text: &str) -> Option<SocketAddr> {
@@ -368,7 +378,7 @@ fn spawn_kafka(durability: Durability, args: &SpawnArgs) -> Result<Target, Failu
     }
     command.args(&args.broker_arg);
     let text = typed(&command);
-    run(&mut command)?;
+    on_brokers_cpu(args, || run(&mut command))?;
     let pid = fs::read_to_string(directory.0.join("pid")).unwrap_or_default();
     let no_pid = |_| Failure::Target("the Kafka script left no pid".to_owned());
     let pid: u32 = pid.trim().parse().map_err(no_pid)?;
@@ -415,6 +425,7 @@ fn typed(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::run_epoll;
 
     #[test]
     fn a_port_file_names_the_listener_or_only_the_port() {
@@ -436,7 +447,8 @@ mod tests {
             no_pin: true,
         };
         for kind in [Kind::Ringlog, Kind::Kafka] {
-            let error = Target::spawn(kind, Durability::PageCache, &args).unwrap_err();
+            let spawned = Target::spawn(kind, Durability::PageCache, &args);
+            let error = run_epoll(spawned).unwrap().unwrap_err();
             assert!(error.to_string().contains("/no/such/"), "{error}");
         }
     }
@@ -452,7 +464,8 @@ mod tests {
             no_pin: true,
         };
         for kind in [Kind::Ringlog, Kind::Kafka] {
-            let error = Target::spawn(kind, Durability::Durable, &args).unwrap_err();
+            let spawned = Target::spawn(kind, Durability::Durable, &args);
+            let error = run_epoll(spawned).unwrap().unwrap_err();
             assert!(error.to_string().contains("exit status: 1"), "{error}");
         }
     }

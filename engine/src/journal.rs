@@ -22,11 +22,14 @@
 //! refuses a log directory with unknown sub-directories, and ignores plain files.
 //!
 //! What the caller owes (the journal cannot see it):
-//! - A checkpoint syncs *every* byte appended before [`Journal::start_checkpoint`], bytes that a
-//!   gather buffer still holds included.
+//! - A change is made in the segment (a gather buffer counts) before it is appended here, so that a
+//!   checkpoint that starts between the two misses nothing.
+//! - A checkpoint syncs *every* byte appended before [`Journal::start_checkpoint`], what a gather
+//!   buffer still holds and the directory entries of new segments included.
 //! - Before segment files are replaced (compaction) or removed (retention, deletion of a
-//!   partition), their bytes are synced or not wanted any more, and a [`Journal::append_forget`] is
-//!   durable: replay would write old bytes into the new file, or bring the old file back.
+//!   partition), their bytes and their directory entries are synced, or not wanted any more, and a
+//!   [`Journal::append_forget`] is durable: replay would write old bytes into the new file, or bring
+//!   the old file back.
 //! - What is written to a segment past the journal (large appends) may follow a
 //!   [`Journal::append_truncate`] of that partition only after a checkpoint: replaying the truncation
 //!   cuts it off.

@@ -286,7 +286,7 @@ cases!(
     names_come_and_go,
     lengths_change,
     replace_file_replaces,
-    a_thousand_reads_at_once,
+    more_reads_at_once_than_a_ring_holds,
     operations_may_outlive_their_futures,
     an_idle_shard_does_not_turn,
 );
@@ -768,10 +768,10 @@ async fn replace_file_replaces(rig: Rig) {
     assert_eq!(left, [("checkpoint".to_owned(), false)]);
 }
 
-async fn a_thousand_reads_at_once(rig: Rig) {
+async fn more_reads_at_once_than_a_ring_holds(rig: Rig) {
     let bytes = pattern(MIB);
     let file = rig.file("file", &bytes).await;
-    let reads = (0..1000usize).map(|n| {
+    let reads = (0..6000usize).map(|n| {
         let position = n * 997 % (MIB - 512);
         let read = rig.io.read_at(&file, BytesMut::new(), position as u64, 512);
         let bytes = &bytes;

@@ -490,7 +490,7 @@ fn connections_are_reset_by_chance_and_by_a_crash() {
     let client = world.connect(address()).unwrap();
     client.send(b"again");
     let mut got = Vec::new();
-    assert!(world.run(&[next.clone()], MS * 10_000, || {
+    assert!(world.run(std::slice::from_ref(&next), MS * 10_000, || {
         got.extend(client.received());
         got == b"again"
     }));
@@ -547,21 +547,9 @@ fn a_shard_that_is_left_out_stands_still() {
 
 // ---- determinism -------------------------------------------------------------------------------
 
-fn faulty() -> Config {
-    let mut config = Config::default();
-    config.disk.stall = Chance::one_in(100);
-    config.disk.read_error = Chance::one_in(200);
-    config.disk.write_error = Chance::one_in(200);
-    config.disk.short_write = Chance::one_in(200);
-    config.disk.sync_error = Chance::one_in(100);
-    config.network.reset = Chance::one_in(500);
-    config.network.delay = Chance::one_in(50);
-    config
-}
-
 /// A busy program: clients, files, timers, a crash. Returns the hash of its history.
 fn busy_history(seed: u64, salt: u64) -> (u64, BTreeMap<&'static str, u64>) {
-    let world = World::with_config(seed, faulty());
+    let world = World::with_config(seed, Config::drawn(seed));
     for _ in 0..2 {
         let shards: Vec<Io> = (0..2).map(|_| Io::simulated(&world)).collect();
         echo(&shards[0]);
@@ -583,10 +571,13 @@ fn busy_history(seed: u64, salt: u64) -> (u64, BTreeMap<&'static str, u64>) {
             });
         }
         let clients: Vec<Client> = (0..5).map(|_| world.connect(address()).unwrap()).collect();
+        let mut missing = vec![0; clients.len()];
         world.run(&shards, MS * 300, || {
-            for client in &clients {
-                if client.received().len() % 3 == 0 {
+            for (client, missing) in clients.iter().zip(&mut missing) {
+                *missing -= client.received().len();
+                if *missing == 0 {
                     client.send(b"some bytes");
+                    *missing = 10;
                 }
             }
             false
@@ -600,13 +591,29 @@ fn busy_history(seed: u64, salt: u64) -> (u64, BTreeMap<&'static str, u64>) {
 #[test]
 fn one_seed_has_one_history() {
     let mut hashes = BTreeSet::new();
+    let mut kinds = BTreeSet::new();
     for seed in 0..20 {
         let first = busy_history(seed, 0);
+        kinds.extend(first.1.keys().copied());
         assert_eq!(first, busy_history(seed, 0), "seed {seed}");
         assert_ne!(first.0, busy_history(seed, 1).0, "another program");
         hashes.insert(first.0);
     }
     assert_eq!(hashes.len(), 20);
+    for kind in [
+        "connection reset",
+        "crash",
+        "crash: lost change of names",
+        "crash: lost page",
+        "crash: torn page",
+        "delayed delivery",
+        "short write",
+        "stall",
+        "sync error",
+        "write error",
+    ] {
+        assert!(kinds.contains(kind), "no {kind} in {kinds:?}");
+    }
 }
 
 // ---- random histories against a model ----------------------------------------------------------
@@ -1007,37 +1014,35 @@ impl NameModel {
 
 async fn juggle_names(io: Io, world: World, model: Rc<RefCell<NameModel>>) {
     let path = |name: &str| Path::new("/dir").join(name);
+    // Before a call, what it may do is possible; after it, it is so.
+    let may_become = |name: &'static str, file| {
+        let mut model = model.borrow_mut();
+        model.possible.entry(name).or_default().insert(file);
+    };
     loop {
         let from = NAMES[(world.random() % 6) as usize];
         let to = NAMES[(world.random() % 6) as usize];
         let file = model.borrow().now.get(from).copied().unwrap_or(0);
         match world.random() % 8 {
             0 => {
-                // Before the call, what it may do is possible; after it, it is so.
                 io.sync_directory(Path::new("/dir")).await.unwrap();
                 model.borrow_mut().settle();
             }
             1 | 2 if file > 0 => {
-                let mut possible = model.borrow_mut();
-                possible.possible.entry(from).or_default().insert(0);
-                drop(possible);
+                may_become(from, 0);
                 io.remove_file(&path(from)).await.unwrap();
                 model.borrow_mut().set(from, 0);
             }
             3..6 if file > 0 && from != to => {
-                let mut possible = model.borrow_mut();
-                possible.possible.entry(from).or_default().insert(0);
-                possible.possible.entry(to).or_default().insert(file);
-                drop(possible);
+                may_become(from, 0);
+                may_become(to, file);
                 io.rename(&path(from), &path(to)).await.unwrap();
                 model.borrow_mut().set(from, 0);
                 model.borrow_mut().set(to, file);
             }
             _ if file == 0 => {
                 let new = world.random() | 1;
-                let mut possible = model.borrow_mut();
-                possible.possible.entry(from).or_default().insert(new);
-                drop(possible);
+                may_become(from, new);
                 let file = io.open(&path(from), OpenMode::CreateNew).await.unwrap();
                 model.borrow_mut().set(from, new);
                 let bytes = vec![Bytes::copy_from_slice(&new.to_be_bytes())];

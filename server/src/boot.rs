@@ -120,13 +120,15 @@ pub async fn find(
     })
 }
 
-/// Creates the log directories that are missing, durably.
+/// Creates the log directories that are missing, durably, and looks whether the others may be used
+/// at all, before anything is written into them.
 ///
 /// # Errors
 /// Which one is unusable, and why.
 pub async fn create_log_directories(io: &Io, log_dirs: &[PathBuf]) -> Result<(), String> {
     for log_directory in log_dirs {
         create_directories(io, log_directory).await?;
+        refuse_foreign(io, log_directory).await?;
     }
     Ok(())
 }
@@ -175,22 +177,10 @@ async fn find_partitions(
         .list_directory(log_directory)
         .await
         .map_err(|error| unusable(log_directory, &error))?;
-    let has_identity = entries
-        .iter()
-        .any(|entry| entry.name == directory::META_PROPERTIES_FILE);
     let mut found = Vec::new();
     for entry in entries {
         let path = log_directory.join(&entry.name);
         if !entry.is_directory {
-            if !has_identity && !is_ours(&entry.name) {
-                return Err(format!(
-                    "{} is not empty and no data directory: it has {} but no {}\n   | give an empty \
-                     or a new directory",
-                    log_directory.display(),
-                    entry.name,
-                    directory::META_PROPERTIES_FILE
-                ));
-            }
             continue;
         }
         match PartitionDirectory::parse(&entry.name) {
@@ -210,18 +200,40 @@ async fn find_partitions(
                     .map_err(|error| error.to_string())?;
             }
             Some(_) => log::warn!("Leaving {} alone: it is not in use", path.display()),
-            None if entry.name == "lost+found" => {}
-            None => {
-                return Err(format!(
-                    "{} is not a partition's directory (<topic>-<partition>)\n   | is {} really a \
-                     data directory? if so, move this one away",
-                    path.display(),
-                    log_directory.display()
-                ));
-            }
+            // `lost+found`; others have been refused before anything was written.
+            None => {}
         }
     }
     Ok(found)
+}
+
+/// A directory with other things in it than Kafka's is not taken: nothing in it is touched.
+async fn refuse_foreign(io: &Io, log_directory: &Path) -> Result<(), String> {
+    let entries = io.list_directory(log_directory).await;
+    let entries = entries.map_err(|error| unusable(log_directory, &error))?;
+    let has = |name: &str| entries.iter().any(|entry| entry.name == name);
+    let has_identity = has(directory::META_PROPERTIES_FILE);
+    for entry in &entries {
+        if entry.is_directory {
+            if PartitionDirectory::parse(&entry.name).is_none() && entry.name != "lost+found" {
+                return Err(format!(
+                    "{} is not a partition's directory (<topic>-<partition>)\n   | is {} really a \
+                     data directory? if so, move this one away",
+                    log_directory.join(&entry.name).display(),
+                    log_directory.display()
+                ));
+            }
+        } else if !has_identity && !is_ours(&entry.name) {
+            return Err(format!(
+                "{} is not empty and no data directory: it has {} but no {}\n   | give an empty or \
+                 a new directory",
+                log_directory.display(),
+                entry.name,
+                directory::META_PROPERTIES_FILE
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Files that a first start may have left before it wrote `meta.properties`.

@@ -194,8 +194,7 @@ impl Partition {
                 ..duplicate
             });
         }
-        let mut headers: Vec<BatchHeader> =
-            batches.iter().map(|batch| batch.header.clone()).collect();
+        let mut headers: Vec<BatchHeader> = batches.iter().map(|batch| batch.header).collect();
         let now_ms = shard.io.wall_ms();
         let timestamp_type = match config.message_timestamp_type {
             TimestampType::CreateTime => batch::TimestampType::CreateTime,
@@ -206,14 +205,7 @@ impl Partition {
             timestamp_type,
         };
         let appended = self.log.append(batches, self.leader_epoch, time).await?;
-        let mut offset = appended.base_offset;
-        let mut producers = self.producers.borrow_mut();
-        for header in &mut headers {
-            header.base_offset = offset;
-            offset = header.next_offset();
-            producers.appended(header, now_ms);
-        }
-        drop(producers);
+        self.take_note(&mut headers, appended.base_offset, now_ms);
         let lsn = shard.appended(self, &appended).map_err(storage)?;
         drop((reservation, turn));
         if shard.journal().is_none() {
@@ -225,6 +217,17 @@ impl Partition {
             log_append_time: appended.log_append_time,
             lsn,
         })
+    }
+
+    /// The producers' side of an append: their batches with the offsets that they got.
+    fn take_note(&self, headers: &mut [BatchHeader], base_offset: i64, now_ms: i64) {
+        let mut producers = self.producers.borrow_mut();
+        let mut offset = base_offset;
+        for header in headers {
+            header.base_offset = offset;
+            offset = header.next_offset();
+            producers.appended(header, now_ms);
+        }
     }
 
     /// `flush.messages` of page-cache mode.

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::SinkExt;
 use ringlog_engine::io::probe::{self, Choice};
@@ -19,13 +19,17 @@ use ringlog_engine::log::directory::write_clean_shutdown;
 
 use crate::boot::{self, Found};
 use crate::broker::{BoundListener, Broker};
-use crate::cli::port::{explain_port_taken, write_port_file};
+use crate::cli::port::{explain_port_taken, is_held, write_port_file};
 use crate::config::{BrokerConfig, Durability, IoMode};
 use crate::life::{self, Beginning, Ends};
 use crate::logging::{self, BannerFacts};
 use crate::metadata::controller::Controller;
 use crate::metadata::store::{Places, Store};
 use crate::shard::{Mesh, Shard};
+
+/// How long a port that no process holds is waited for, and how often it is tried.
+const PORT_PATIENCE: Duration = Duration::from_secs(5);
+const PORT_PAUSE: Duration = Duration::from_millis(2);
 
 /// Why the broker could not start or had to stop: what, where, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +157,7 @@ fn listen(config: &BrokerConfig) -> Result<(Vec<Listener>, Vec<BoundListener>), 
         let address = resolve(&end_point.host, end_point.port)?;
         let backlog = i32::try_from(config.network.listen_backlog).unwrap_or(i32::MAX);
         let (socket, address) =
-            io::listen(address, backlog).map_err(|error| match error.kind() {
+            listen_when_free(address, backlog).map_err(|error| match error.kind() {
                 std::io::ErrorKind::AddrInUse => explain_port_taken(end_point.port),
                 _ => format!(
                     "cannot listen on {end_point}: {error}\n   | give another address with \
@@ -169,6 +173,24 @@ fn listen(config: &BrokerConfig) -> Result<(Vec<Listener>, Vec<BoundListener>), 
         });
     }
     Ok((listeners, bound))
+}
+
+/// Listens; waits a little for a port that nobody holds any more: after a broker was killed the
+/// kernel takes its rings down, and with them its sockets, behind the end of the process.
+fn listen_when_free(address: SocketAddr, backlog: i32) -> std::io::Result<(Listener, SocketAddr)> {
+    let began = Instant::now();
+    loop {
+        match io::listen(address, backlog) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse
+                    && began.elapsed() < PORT_PATIENCE
+                    && !is_held(address.port()) =>
+            {
+                std::thread::sleep(PORT_PAUSE);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
@@ -212,7 +234,7 @@ fn run_shard(
         Store::new(controller, config.log_dirs.clone(), places, producer_id)
     });
     let (opened_io, ready) = (io.clone(), ready.clone());
-    io.block_on(async move {
+    let ends = io.block_on(async move {
         let shard = match life::open(&opened_io, beginning, store).await {
             Ok(shard) => shard,
             Err(error) => {
@@ -226,7 +248,11 @@ fn run_shard(
         life::serve(&shard, listeners);
         shard.wait_for_stop().await;
         life::stop(&shard).await
-    })
+    });
+    // The tasks hold the driver: without them it is taken down here, and the port is free when the
+    // process has ended.
+    io.clear_tasks();
+    ends
 }
 
 fn post_all(io: &Io, mesh: &Mesh, job: fn(&Shard)) {

@@ -27,9 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The versions of the group APIs that one generation of clients uses together.
 #[derive(Clone, Copy, Debug)]
-struct Versions {
+pub(crate) struct Versions {
     find: i16,
-    join: i16,
+    pub(crate) join: i16,
     sync: i16,
     heartbeat: i16,
     leave: i16,
@@ -73,7 +73,7 @@ const NEWER: Versions = Versions {
     commit: 8,
     fetch: 7,
 };
-const HIGHEST: Versions = Versions {
+pub(crate) const HIGHEST: Versions = Versions {
     find: 6,
     join: 9,
     sync: 5,
@@ -85,7 +85,7 @@ const HIGHEST: Versions = Versions {
 const ALL: [Versions; 5] = [LOWEST, OLD, MIDDLE, NEWER, HIGHEST];
 
 /// Waits until the group has a coordinator (a fresh Apache Kafka first creates its offsets topic).
-fn await_coordinator(client: &mut Client, versions: Versions, group: &str) {
+pub(crate) fn await_coordinator(client: &mut Client, versions: Versions, group: &str) {
     let version = versions.find;
     wait_for(&format!("coordinator of {group}"), PATIENCE, || {
         let request = if version >= 4 {
@@ -144,7 +144,7 @@ fn join_request(version: i16, group: &str, member: &str) -> JoinGroupRequest {
 }
 
 /// Joins as a new member; from version 4 that takes two requests (KIP-394).
-fn join(client: &mut Client, version: i16, group: &str) -> JoinGroupResponse {
+pub(crate) fn join(client: &mut Client, version: i16, group: &str) -> JoinGroupResponse {
     let response = client.call(version, &join_request(version, group, ""));
     if version < 4 {
         return response;
@@ -197,7 +197,7 @@ fn heartbeat(client: &mut Client, version: i16, group: &str, generation: i32, me
     client.call(version, &request).error_code
 }
 
-fn leave(client: &mut Client, version: i16, group: &str, member: &str) -> i16 {
+pub(crate) fn leave(client: &mut Client, version: i16, group: &str, member: &str) -> i16 {
     let mut request = LeaveGroupRequest::default().with_group_id(GroupId(text(group)));
     if version >= 3 {
         request.members = vec![MemberIdentity::default().with_member_id(text(member))];
@@ -212,7 +212,7 @@ fn leave(client: &mut Client, version: i16, group: &str, member: &str) -> i16 {
 }
 
 /// Commits the offset of partition 0; generation -1 and no member for a consumer without group management.
-fn commit(
+pub(crate) fn commit(
     client: &mut Client,
     version: i16,
     group: &str,
@@ -239,7 +239,12 @@ fn commit(
 }
 
 /// The committed (offset, metadata, error code) of partition 0; -1 if there is none.
-fn committed(client: &mut Client, version: i16, group: &str, topic: &str) -> (i64, String, i16) {
+pub(crate) fn committed(
+    client: &mut Client,
+    version: i16,
+    group: &str,
+    topic: &str,
+) -> (i64, String, i16) {
     let mut request = OffsetFetchRequest::default();
     if version >= 8 {
         let topics = OffsetFetchRequestTopics::default()

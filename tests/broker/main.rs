@@ -10,6 +10,7 @@ mod bad_counts;
 mod bad_input;
 mod bad_records;
 mod durability;
+mod group_admin;
 mod groups;
 mod idempotence;
 mod list_offsets;
@@ -49,6 +50,8 @@ mod error {
     pub(crate) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
     pub(crate) const INVALID_PRODUCER_EPOCH: i16 = 47;
     pub(crate) const SECURITY_DISABLED: i16 = 54;
+    pub(crate) const NON_EMPTY_GROUP: i16 = 68;
+    pub(crate) const GROUP_ID_NOT_FOUND: i16 = 69;
     pub(crate) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
     pub(crate) const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
     pub(crate) const UNKNOWN_LEADER_EPOCH: i16 = 75;

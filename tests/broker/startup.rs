@@ -156,7 +156,7 @@ fn malformed_values_are_refused_with_their_key() {
         ("message.max.bytes", "-1"),
         ("socket.request.max.bytes", "0"),
         ("ringlog.durability", "maybe"),
-        ("listeners", "nonsense"),
+        ("advertised.listeners", "nonsense"),
         ("log.cleanup.policy", "burn"),
     ] {
         let directory = Directory::new();

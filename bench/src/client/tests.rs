@@ -1,3 +1,5 @@
+//! Frames from a scripted broker: however the stream is cut, and where its lengths lie.
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 

@@ -1,3 +1,5 @@
+//! Patched frames against what `kafka-protocol` reads and writes.
+
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};

@@ -1,3 +1,5 @@
+//! A good log passes; a lost, doubled, swapped or changed batch is found.
+
 use super::*;
 use crate::workload::{Workload, build_pools};
 

@@ -16,7 +16,6 @@
 //! Not covered: the kernel itself, its flags, sendfile(2), a real file system.
 
 mod chaos;
-mod client;
 mod config;
 mod disk;
 mod execute;
@@ -44,15 +43,15 @@ use disk::Disk;
 use execute::Flight;
 use network::Network;
 
-pub use client::Client;
 pub use config::{Chance, Config, DiskConfig, Fault, NetworkConfig};
+pub use network::Client;
 
 /// Monotonic time at the beginning of a world: no zero, as after a boot.
 const START: Instant = Instant(1_000_000_000_000);
 /// Wall clock at the beginning of a world.
 const START_WALL_MS: i64 = 1_700_000_000_000;
 /// Rounds of turns after which time moves although a shard is still busy.
-const ROUNDS_MAX: usize = 1000;
+const ROUNDS_MAX: usize = 200;
 /// Simulated time after which [`World::block_on`] gives up.
 const BLOCK_ON_LIMIT: Duration = Duration::from_secs(24 * 3600);
 

@@ -386,7 +386,7 @@ struct Segments {
     /// Segments to be synced at the end; partitions are touched if they are in here or truncated.
     written: BTreeSet<(Partition, i64)>,
     touched: BTreeSet<Partition>,
-    changed_directories: BTreeSet<PathBuf>,
+    directories_to_sync: BTreeSet<PathBuf>,
 }
 
 impl Segments {
@@ -397,7 +397,7 @@ impl Segments {
             open: BTreeMap::new(),
             written: BTreeSet::new(),
             touched: BTreeSet::new(),
-            changed_directories: BTreeSet::new(),
+            directories_to_sync: BTreeSet::new(),
         }
     }
 
@@ -439,7 +439,7 @@ impl Segments {
                 let created = self.io.create_directory(directory).await;
                 created.map_err(JournalError::io("create", directory))?;
                 let parent = directory.parent().map(Path::to_owned);
-                self.changed_directories.extend(parent);
+                self.directories_to_sync.extend(parent);
                 Ok(BTreeSet::new())
             }
             Err(error) => Err(JournalError::io("list", directory)(error)),
@@ -533,7 +533,7 @@ impl Segments {
 
     async fn remove_segment(&mut self, key: (Partition, i64)) -> Result<(), JournalError> {
         let path = self.path(key);
-        self.changed_directories
+        self.directories_to_sync
             .extend(path.parent().map(Path::to_owned));
         for suffix in SEGMENT_SUFFIXES {
             let path = path.with_extension(suffix);
@@ -558,11 +558,12 @@ impl Segments {
         let path = self.path(key);
         let file = self.io.open(&path, OpenMode::Create).await;
         let file = file.map_err(JournalError::io("open", &path))?;
-        if let Some(Some(directory)) = self.directories.get_mut(&key.0)
-            && directory.bases.insert(key.1)
-        {
-            self.changed_directories
-                .insert(directory.target.directory.clone());
+        // Also if it was there: after a kill -9 a directory entry is visible, but not yet durable.
+        let ancestors = path.ancestors().skip(1).take(2);
+        self.directories_to_sync
+            .extend(ancestors.map(Path::to_owned));
+        if let Some(Some(directory)) = self.directories.get_mut(&key.0) {
+            directory.bases.insert(key.1);
         }
         self.written.insert(key);
         self.touched.insert(key.0);
@@ -585,7 +586,7 @@ impl Segments {
             let synced = self.io.sync_data(&file).await;
             synced.map_err(|error| JournalError::io("sync", &self.path(key))(error))?;
         }
-        for directory in &self.changed_directories {
+        for directory in &self.directories_to_sync {
             let synced = self.io.sync_directory(directory).await;
             synced.map_err(JournalError::io("sync", directory))?;
         }

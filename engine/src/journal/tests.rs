@@ -1,6 +1,8 @@
 //! Behaviour on the real file system with the `poll` driver; power loss is in the tests on the
 //! simulator.
 
+mod power_loss;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;

@@ -34,6 +34,9 @@ async fn create_topics(call: Call) -> Result<Answer, Refused> {
     let mut response = CreateTopicsResponse::default();
     for wish in request.topics {
         let name = wish.name.clone();
+        if response.topics.iter().any(|answered| answered.name == name) {
+            continue;
+        }
         let result = if times[&name.0] > 1 {
             let message = format!("Duplicate topic name: {}", name.as_str());
             Err(Refusal {

@@ -314,7 +314,7 @@ pub(super) async fn publish(shard: &Rc<Shard>, image: &Arc<Image>) {
     let publications = (0..shard.shard_count()).map(|target| {
         let image = image.clone();
         shard.on(target, move |shard: Rc<Shard>| async move {
-            shard.publish(image)
+            shard.publish(image);
         })
     });
     future::join_all(publications).await;

@@ -7,7 +7,8 @@
 //!
 //! Invariants:
 //! - Nothing here allocates, and the depth of the walk is the depth of the schema, not of the data.
-//! - What `check` accepts, the crate decodes without error and to the last byte.
+//! - What `check` accepts, the crate decodes without error. Bytes after the last field are let pass,
+//!   as Kafka does: librdkafka 2 sends one too many in Metadata version 12.
 //! - What the crate then allocates is bounded by the body's length, [`Limits::elements`] and
 //!   [`Limits::unknown_tagged_fields`].
 //!
@@ -57,7 +58,6 @@ pub fn check(
         limits,
     );
     walk.fields(schema.fields)
-        .and_then(|()| walk.end())
         .map_err(|problem| walk.error(schema.name, body, problem))
 }
 
@@ -152,9 +152,6 @@ pub enum Problem {
     /// The size of a tagged field is not the size of its value.
     #[error("has a tagged field whose size is not its value's size")]
     TagSize,
-    /// Bytes after the last field.
-    #[error("is followed by bytes that belong to no field")]
-    TrailingBytes,
 }
 
 /// The state of one walk over one request.
@@ -367,14 +364,6 @@ impl<'a> Walk<'a> {
         let (taken, rest) = self.rest.split_at_checked(size).ok_or(Problem::Truncated)?;
         self.rest = rest;
         Ok(taken)
-    }
-
-    fn end(&self) -> Result<(), Problem> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(Problem::TrailingBytes)
-        }
     }
 
     #[cold]

@@ -91,7 +91,7 @@ fn what_the_schema_describes_is_what_the_crate_decodes_and_encodes() {
 }
 
 #[test]
-fn a_request_that_is_cut_anywhere_or_too_long_is_refused_without_allocation() {
+fn a_request_that_is_cut_anywhere_is_refused_without_allocation() {
     let mut random = Random(seed());
     for schema in schemas() {
         for version in schema.versions() {
@@ -101,14 +101,13 @@ fn a_request_that_is_cut_anywhere_or_too_long_is_refused_without_allocation() {
                 assert!(result.is_err(), "{} v{version} {end}", schema.name);
                 assert_eq!(asked, 0);
             }
+            // librdkafka sends a byte too many in Metadata version 12, and Kafka lets it pass.
             bytes.push(0);
-            assert!(matches!(
-                accepts(schema, version, &bytes),
-                Err(SchemaError::Malformed {
-                    problem: Problem::TrailingBytes,
-                    ..
-                })
-            ));
+            assert!(
+                accepts(schema, version, &bytes).is_ok(),
+                "{} v{version}",
+                schema.name
+            );
         }
     }
 }

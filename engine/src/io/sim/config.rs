@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use super::rng::Rng;
+
 /// A probability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chance {
@@ -38,6 +40,36 @@ pub struct Config {
     pub disk: DiskConfig,
     /// The network.
     pub network: NetworkConfig,
+}
+
+impl Config {
+    /// A configuration with faults, drawn from a seed: each kind is absent, rare or frequent, so
+    /// that many seeds together meet many mixtures.
+    pub fn drawn(seed: u64) -> Config {
+        let mut rng = Rng::new(seed);
+        let mut config = Config::default();
+        let (disk, network) = (&mut config.disk, &mut config.network);
+        for chance in [
+            &mut disk.stall,
+            &mut disk.read_error,
+            &mut disk.write_error,
+            &mut disk.short_write,
+            &mut disk.sync_error,
+            &mut network.delay,
+            &mut network.reset,
+        ] {
+            *chance = match rng.below(4) {
+                0 => Chance::one_in(2000),
+                1 => Chance::one_in(100),
+                _ => Chance::NEVER,
+            };
+        }
+        disk.latency_max *= 1 << rng.below(6);
+        disk.sync_latency_max *= 1 << rng.below(6);
+        network.latency_max *= 1 << rng.below(6);
+        network.window_bytes = 1024 << rng.below(10);
+        config
+    }
 }
 
 /// How the disk behaves.

@@ -334,14 +334,23 @@ impl Contents {
         lengths.min().filter(|cut| *cut < self.durable_length)
     }
 
-    /// Truncations up to `version` are durable.
+    /// Truncations up to `version` are durable. Pages that were written after them, and that the
+    /// kernel wrote early, stay.
     fn apply_cuts(&mut self, version: u64) {
-        let is_settled = |cut: &(u64, u64)| cut.0 <= version;
-        let settled = self.cuts.iter().filter(|cut| is_settled(cut));
-        if let Some(length) = settled.map(|cut| cut.1).min() {
-            cut_layer(&mut self.durable, length);
+        let (settled, open) = std::mem::take(&mut self.cuts)
+            .into_iter()
+            .partition(|cut: &(u64, u64)| cut.0 <= version);
+        self.cuts = open;
+        for (version, length) in settled {
+            let tail = self.durable.split_off(&length.div_ceil(PAGE));
+            let newer = tail.into_iter().filter(|(_, page)| page.version > version);
+            self.durable.extend(newer);
+            if let Some(last) = self.durable.get_mut(&(length / PAGE))
+                && last.version < version
+            {
+                Arc::make_mut(&mut last.page)[(length % PAGE) as usize..].fill(0);
+            }
             self.durable_length = self.durable_length.min(length);
-            self.cuts.retain(|cut| !is_settled(cut));
         }
     }
 

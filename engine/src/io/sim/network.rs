@@ -4,6 +4,8 @@
 //! but were not taken count against it. Bytes never overtake each other. At most one receive and
 //! one send wait on a socket.
 
+mod client;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,6 +20,8 @@ use super::{Event, Object, State, Waiter, id_of};
 use crate::clock::Instant;
 use crate::io::op::{Completion, Handle, Op, Output, Socket};
 use crate::io::system;
+
+pub use client::Client;
 
 /// First port that the world chooses for port 0 and for clients.
 const FIRST_PORT: u16 = 32_768;
@@ -43,6 +47,7 @@ enum Piece {
 struct Pipe {
     under_way: VecDeque<(Instant, Piece)>,
     arrived: VecDeque<Bytes>,
+    arrived_bytes: usize,
     /// Bytes that were sent and not yet taken.
     held: usize,
     has_ended: bool,
@@ -64,8 +69,9 @@ impl Pipe {
         chaos.config.network.window_bytes.saturating_sub(self.held)
     }
 
-    fn arrived_bytes(&self) -> usize {
-        self.arrived.iter().map(Bytes::len).sum()
+    fn arrive(&mut self, bytes: Bytes) {
+        self.arrived_bytes += bytes.len();
+        self.arrived.push_back(bytes);
     }
 
     fn take(&mut self, count: usize, buffer: &mut BytesMut) {
@@ -81,12 +87,19 @@ impl Pipe {
                 self.arrived.pop_front();
             }
         }
+        self.arrived_bytes -= count - rest;
         self.held -= count - rest;
+    }
+
+    /// Drops what has arrived: nobody will take it.
+    fn drop_arrived(&mut self) {
+        self.arrived.clear();
+        self.held -= std::mem::take(&mut self.arrived_bytes);
     }
 
     fn clear(&mut self) {
         self.under_way.clear();
-        self.arrived.clear();
+        self.drop_arrived();
         self.held = 0;
     }
 }
@@ -339,7 +352,7 @@ impl State {
         let Some(connection) = self.network.connections.get_mut(&id) else {
             return Some(Err(Errno::BADF.into()));
         };
-        let there = connection.to_server.arrived_bytes();
+        let there = connection.to_server.arrived_bytes;
         let count = if there > 0 {
             let spare = buffer.capacity() - buffer.len();
             let most = there.min(spare).min(*limit);
@@ -480,7 +493,7 @@ impl State {
         };
         self.chaos.note(&[5, id, direction as u64]);
         match piece {
-            Piece::Bytes(bytes) if is_open => pipe.arrived.push_back(bytes),
+            Piece::Bytes(bytes) if is_open => pipe.arrive(bytes),
             Piece::Bytes(bytes) => {
                 // Nobody is there to take it: the kernel answers with a reset.
                 pipe.held -= bytes.len();
@@ -521,40 +534,6 @@ impl State {
         }
     }
 
-    /// Lets go what the client has sent, as far as the window reaches.
-    fn pump_client(&mut self, id: u64) {
-        while let Some(connection) = self.network.connections.get_mut(&id) {
-            let room = connection.to_server.room(&self.chaos);
-            let Some(first) = connection.outbox.front_mut() else {
-                return;
-            };
-            if first.is_empty() {
-                // The mark of a close.
-                connection.outbox.pop_front();
-                self.push(id, Direction::ToServer, Piece::End);
-                continue;
-            }
-            if room == 0 {
-                return;
-            }
-            let mut count = first.len().min(room);
-            if count > 1 && self.chaos.rng.one_in(8) {
-                count = self.chaos.rng.index(count) + 1;
-            }
-            let piece = first.split_to(count);
-            if first.is_empty() {
-                connection.outbox.pop_front();
-            }
-            if self.chaos.happens(self.chaos.config.network.reset) {
-                self.chaos.count("connection reset");
-                self.reset(id);
-                self.wake_both(id);
-                return;
-            }
-            self.push(id, Direction::ToServer, Piece::Bytes(piece));
-        }
-    }
-
     // ---- the server's end --------------------------------------------------------------------
 
     /// The last clone of a listener or socket was dropped.
@@ -569,9 +548,9 @@ impl State {
             return;
         };
         connection.server_is_open = false;
-        let unread = connection.to_server.arrived_bytes() > 0;
+        let unread = connection.to_server.arrived_bytes > 0;
         let was_shut = connection.is_shut;
-        connection.to_server.arrived.clear();
+        connection.to_server.drop_arrived();
         if unread {
             self.push(id, Direction::ToClient, Piece::Reset);
         } else if !was_shut {
@@ -603,73 +582,5 @@ impl State {
         {
             self.network.connections.remove(&id);
         }
-    }
-
-    // ---- the client's end --------------------------------------------------------------------
-
-    pub(super) fn client_send(&mut self, id: u64, bytes: &[u8]) {
-        if let Some(connection) = self.network.connections.get_mut(&id)
-            && connection.client_is_open
-            && !connection.client_is_reset
-            && !bytes.is_empty()
-        {
-            connection.outbox.push_back(Bytes::copy_from_slice(bytes));
-            self.pump_client(id);
-        }
-    }
-
-    pub(super) fn client_unsent(&self, id: u64) -> usize {
-        let connection = self.network.connections.get(&id);
-        connection.map_or(0, |connection| {
-            connection.outbox.iter().map(Bytes::len).sum()
-        })
-    }
-
-    pub(super) fn client_received(&mut self, id: u64) -> Vec<u8> {
-        let Some(connection) = self.network.connections.get_mut(&id) else {
-            return Vec::new();
-        };
-        let pipe = &mut connection.to_client;
-        let mut taken = BytesMut::new();
-        pipe.take(pipe.arrived_bytes(), &mut taken);
-        if !taken.is_empty() {
-            let send = connection.send;
-            self.wake(send);
-        }
-        taken.to_vec()
-    }
-
-    pub(super) fn client_is_closed(&self, id: u64) -> bool {
-        let connection = self.network.connections.get(&id);
-        connection.is_none_or(|connection| {
-            !connection.client_is_open
-                || connection.client_is_reset
-                || connection.to_client.has_ended
-        })
-    }
-
-    pub(super) fn client_close(&mut self, id: u64) {
-        if let Some(connection) = self.network.connections.get_mut(&id)
-            && std::mem::replace(&mut connection.client_is_open, false)
-        {
-            let pipe = &mut connection.to_client;
-            pipe.held -= pipe.arrived_bytes();
-            pipe.arrived.clear();
-            // An empty piece marks the end behind what is still to be sent.
-            connection.outbox.push_back(Bytes::new());
-            let send = connection.send;
-            self.pump_client(id);
-            self.wake(send);
-            self.bury(id);
-        }
-    }
-
-    pub(super) fn client_reset(&mut self, id: u64) {
-        self.reset(id);
-        self.wake_both(id);
-        if let Some(connection) = self.network.connections.get_mut(&id) {
-            connection.client_is_open = false;
-        }
-        self.bury(id);
     }
 }

@@ -1,3 +1,5 @@
+//! What the walk accepts and refuses, and what its errors say.
+
 use super::*;
 
 fn malformed(api_key: i16, api_version: i16, body: &[u8]) -> (&'static str, usize, Problem) {
