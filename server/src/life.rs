@@ -14,6 +14,7 @@ use crate::boot::{self, FoundPartition, open_partitions};
 use crate::broker::Broker;
 use crate::config::Durability;
 use crate::group::driver;
+use crate::metadata::alter;
 use crate::metadata::state::Image;
 use crate::metadata::store::{self, Store};
 use crate::net::{connection, listener};
@@ -79,7 +80,9 @@ pub async fn open(
     let shard = Shard::start(id, io, &broker, mailbox, durability, seed);
     shard.publish(image);
     if let Some(store) = store {
+        store.know_log_starts(&partitions);
         shard.set_store(store);
+        alter::limit_connections(&shard);
     }
     open_partitions(&shard, &partitions).await?;
     Ok(shard)
@@ -141,7 +144,7 @@ async fn housekeeping(shard: Rc<Shard>) {
     let mut segments: BTreeMap<(String, i32), usize> = BTreeMap::new();
     while !shard.is_stopping() {
         shard.io.sleep(HOUSEKEEPING).await;
-        let expiration_ms = shard.broker.config.producer_id_expiration_ms;
+        let expiration_ms = alter::producer_id_expiration_ms(&shard);
         let mut any = false;
         for partition in shard.partitions() {
             partition
