@@ -91,28 +91,21 @@ fn every_api_has_its_handler_file_and_a_test() {
     let sources = files(".rs");
     let dispatch = sources.iter().find(|f| f.0 == "server/src/dispatch.rs");
     let table = dispatch.and_then(|(_, text)| text.split("&[Api] = &[").nth(1));
-    let table = table.and_then(|rows| rows.split("\n];").next());
-    let rows = table
-        .expect("dispatch.rs has the table")
-        .split("key: ApiKey::");
+    let rows = table.and_then(|table| table.split("\n];").next());
+    let rows = rows.expect("dispatch.rs has the table");
     let is_test = |name: &str| name.starts_with("tests/broker/") && name != REFUSED_ONLY;
     let mut problems = Vec::new();
-    for row in rows.skip(1) {
+    for row in rows.split("key: ApiKey::").skip(1) {
         let api = words(row).next().unwrap_or_default();
-        let handler = row
-            .split("handler: ")
-            .nth(1)
-            .and_then(|path| words(path).next());
-        let file = format!("server/src/handlers/{}.rs", handler.unwrap_or_default());
+        let handler = row.split("handler: ").nth(1).unwrap_or_default();
+        let module = words(handler).next().unwrap_or_default();
+        let file = format!("server/src/handlers/{module}.rs");
         if !sources.iter().any(|(name, _)| *name == file) {
             problems.push(format!("{api}: no {file}"));
         }
         let request = format!("{api}Request");
-        let sends = |text: &str| words(text).any(|word| word == request);
-        if !sources
-            .iter()
-            .any(|(name, text)| is_test(name) && sends(text))
-        {
+        let mut tests = sources.iter().filter(|(name, _)| is_test(name));
+        if !tests.any(|(_, text)| words(text).any(|word| word == request)) {
             problems.push(format!("{api}: no test in tests/broker sends it"));
         }
     }
@@ -121,20 +114,15 @@ fn every_api_has_its_handler_file_and_a_test() {
 
 #[test]
 fn no_file_is_large_or_names_a_package_registry() {
-    let hosts = "index crates_io static crates_io pypi_org pythonhosted_org npmjs_org \
+    let hosts = "index_crates_io static_crates_io pypi_org pythonhosted_org npmjs_org \
                  proxy_golang_org sum_golang_org repo_maven_apache_org repo1_maven_org";
-    let hosts: Vec<_> = hosts
-        .split(' ')
-        .map(|host| host.replace('_', "."))
-        .collect();
+    let hosts = hosts.replace('_', ".");
     let mut problems = Vec::new();
     for (name, text) in files("") {
         if text.len() > FILE_BYTES_MAX {
             problems.push(format!("{name}: more than {FILE_BYTES_MAX} bytes"));
         }
-        let named = hosts
-            .iter()
-            .filter(|host| text.contains(&format!("{host}/")));
+        let named = hosts.split(' ').filter(|host| text.contains(*host));
         problems.extend(named.map(|host| format!("{name}: names {host}")));
     }
     none(&problems);
@@ -142,25 +130,19 @@ fn no_file_is_large_or_names_a_package_registry() {
 
 #[test]
 fn a_measured_number_in_the_readme_links_to_its_evidence() {
+    let is_number = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
+    let is_unit = |word: &str| UNITS.split(' ').any(|unit| unit == word);
     let is_measured = |line: &str| {
-        let spaced = line
-            .replace(|c: char| "(),;:*|`\u{a0}".contains(c), " ")
-            .replace('%', " %");
-        let words: Vec<_> = spaced
-            .split_whitespace()
-            .map(|w| w.trim_matches('.'))
-            .collect();
-        let is_number = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
-        let is_unit = |word: &str| UNITS.split(' ').any(|unit| unit == word);
-        words
-            .windows(2)
-            .any(|pair| is_number(pair[0]) && is_unit(pair[1]))
+        let spaced = line.replace('%', " %");
+        let marks = |c: char| c.is_whitespace() || "(),;:*|`".contains(c);
+        let words = spaced.split(marks).map(|word| word.trim_end_matches('.'));
+        let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+        let mut pairs = words.windows(2);
+        pairs.any(|pair| is_number(pair[0]) && is_unit(pair[1]))
     };
-    let readmes = files("README.md").into_iter();
-    let readme = readmes
-        .map(|(_, text)| text)
-        .next()
-        .expect("git sorts it before the others");
+    let readmes = files("README.md");
+    let readme = readmes.iter().find(|(name, _)| name == "README.md");
+    let (_, readme) = readme.expect("README.md is there");
     let prose = readme.split("```").step_by(2).flat_map(str::lines);
     let bare = prose.filter(|line| is_measured(line) && !line.contains("](results/"));
     none(&bare.map(str::to_owned).collect::<Vec<_>>());

@@ -42,7 +42,7 @@ use executor::Executor;
 use op::{Completion, Handle, Op, Output, Token};
 
 pub use buffer::{AlignedBuffer, DIRECT_IO_ALIGNMENT};
-pub use op::{DirectoryEntry, File, Listener, OpenMode, Socket};
+pub use op::{DirectoryEntry, File, Listener, OpenMode, Socket, Volume};
 pub use probe::DriverKind;
 pub use system::{lock_file, open_file_limit, pin_to_core, raise_open_file_limit, usable_cores};
 

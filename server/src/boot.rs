@@ -4,7 +4,7 @@
 //! identity, partitions and their topic ids, journals replayed into segments, then each shard
 //! opens its partitions ([`open_partitions`]) and recovers those that need it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -12,7 +12,9 @@ use bytes::Bytes;
 use futures_util::future;
 use ringlog_engine::io::Io;
 use ringlog_engine::journal::{self, Target};
-use ringlog_engine::log::checkpoint::{self, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE};
+use ringlog_engine::log::checkpoint::{
+    self, LOG_START_OFFSET_FILE, OffsetEntry, RECOVERY_POINT_FILE,
+};
 use ringlog_engine::log::directory::{
     self, DELETE_DIRECTORY_SUFFIX, MetaProperties, PartitionDirectory, SegmentFileKind,
     SegmentFileName, segment_path,
@@ -22,6 +24,7 @@ use uuid::Uuid;
 
 use crate::config::BrokerConfig;
 use crate::group::driver;
+use crate::metadata::alter;
 use crate::metadata::controller::Controller;
 use crate::metadata::doomed;
 use crate::metadata::state::{GROUP_TOPIC, Image, Topic};
@@ -71,10 +74,14 @@ pub async fn find(
     let mut cluster_id = None;
     let mut partitions = BTreeMap::new();
     let mut places = Places::new();
+    let first = &config.log_dirs[0];
+    let doomed = doomed::read(io, first).await?;
     for (place, log_directory) in config.log_dirs.iter().enumerate() {
-        let found = find_partitions(io, log_directory).await?;
+        let mut found = find_partitions(io, log_directory).await?;
         identify(io, config, log_directory, &mut cluster_id, found.is_empty()).await?;
+        doomed::bury(io, &doomed, &mut found).await?;
         let openings = openings(io, log_directory).await?;
+        openings.forget_missing(io, log_directory, &found).await?;
         for (key, directory) in found {
             let opening = openings.of(&key);
             if let Some(twin) =
@@ -97,17 +104,19 @@ pub async fn find(
         ),
     };
     complete_identity(io, config, &cluster_id).await?;
-    let first = &config.log_dirs[0];
-    let of_found = |found: &FoundPartition| found.directory.clone();
-    doomed::bury(io, first, &mut partitions, of_found).await?;
-    places.retain(|key, _| partitions.contains_key(key));
+    if !doomed.is_empty() {
+        doomed::clear(io, first).await?;
+    }
     let ids = topic_ids(io, &partitions, random).await?;
     replay(io, first, &partitions, &ids).await?;
     let settings = read_text(io, &first.join(TOPICS_FILE)).await?;
     let settings = parse_topics(&settings)
         .map_err(|error| format!("{}: {error}", first.join(TOPICS_FILE).display()))?;
     let producer_ids = read_text(io, &first.join(PRODUCER_IDS_FILE)).await?;
-    let image = image(config, &ids, &partitions, &settings)?;
+    let mut image = Image::default();
+    let brokers = alter::read_broker_overrides(io, first, config.node_id).await?;
+    image.set_broker_overrides(brokers, &config.settings);
+    add_topics(&mut image, config, &ids, &partitions, &settings)?;
     Ok(Found {
         cluster_id,
         image,
@@ -323,6 +332,44 @@ impl Openings {
     }
 }
 
+impl Openings {
+    /// Checkpoints of partitions that are not there go, lest a topic of the same name that is
+    /// created later gets them: they would hide its records after a crash.
+    async fn forget_missing(
+        &self,
+        io: &Io,
+        log_directory: &Path,
+        found: &[((String, i32), PathBuf)],
+    ) -> Result<(), String> {
+        let is_there: BTreeSet<&(String, i32)> = found.iter().map(|(key, _)| key).collect();
+        for (file, offsets) in [
+            (RECOVERY_POINT_FILE, &self.recovery_points),
+            (LOG_START_OFFSET_FILE, &self.log_starts),
+        ] {
+            if offsets.keys().all(|key| is_there.contains(key)) {
+                continue;
+            }
+            let kept = offsets.iter().filter(|(key, _)| is_there.contains(key));
+            let entries: Vec<OffsetEntry> = kept.map(checkpoint_entry).collect();
+            checkpoint::write_offsets(io, &log_directory.join(file), &entries)
+                .await
+                .map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// A line of a checkpoint file.
+pub(crate) fn checkpoint_entry(
+    ((topic, partition), offset): (&(String, i32), &i64),
+) -> OffsetEntry {
+    OffsetEntry {
+        topic: topic.clone(),
+        partition: *partition,
+        offset: *offset,
+    }
+}
+
 async fn openings(io: &Io, log_directory: &Path) -> Result<Openings, String> {
     let failed = |error: ringlog_engine::log::LogError| error.to_string();
     let read = async |file: &str| {
@@ -418,24 +465,25 @@ async fn replay(
     Ok(())
 }
 
-fn image(
+fn add_topics(
+    image: &mut Image,
     config: &BrokerConfig,
     ids: &BTreeMap<String, Uuid>,
     partitions: &BTreeMap<(String, i32), FoundPartition>,
     settings: &BTreeMap<String, BTreeMap<String, String>>,
-) -> Result<Image, String> {
-    let mut image = Image::default();
+) -> Result<(), String> {
     for (name, id) in ids {
         let highest = partitions
             .range((name.clone(), 0)..=(name.clone(), i32::MAX))
             .next_back()
             .map_or(0, |((_, index), _)| *index);
         let overrides = settings.get(name).cloned().unwrap_or_default();
-        let topic: Topic = Controller::resolve(config, name, *id, highest + 1, overrides)
+        let in_force = image.settings(&config.settings);
+        let topic: Topic = Controller::resolve(in_force, name, *id, highest + 1, overrides)
             .map_err(|refusal| format!("topic {name}: {}", refusal.message))?;
         image.insert(topic);
     }
-    Ok(image)
+    Ok(())
 }
 
 /// Opens the partitions of a shard and takes them into service, each as soon as it is recovered.

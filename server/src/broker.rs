@@ -17,9 +17,9 @@ pub struct BoundListener {
     pub advertised: Advertised,
 }
 
-/// The broker, immutable but for the count of connections.
+/// The broker, immutable but for the connections: their count and their limits.
 pub struct Broker {
-    /// The configuration in force.
+    /// The configuration of the start. What was changed since stands in the metadata image.
     pub config: BrokerConfig,
     /// Id of the cluster, from `meta.properties`.
     pub cluster_id: String,
@@ -30,21 +30,39 @@ pub struct Broker {
     connections: Mutex<ConnectionCounts>,
 }
 
-#[derive(Default)]
 struct ConnectionCounts {
     total: u32,
     by_address: BTreeMap<IpAddr, u32>,
+    /// `max.connections`.
+    max: u32,
+    /// `max.connections.per.ip`.
+    per_ip_max: u32,
 }
 
 impl Broker {
     /// A broker that listens.
     pub fn new(config: BrokerConfig, cluster_id: String, listeners: Vec<BoundListener>) -> Broker {
+        let counts = ConnectionCounts {
+            total: 0,
+            by_address: BTreeMap::new(),
+            max: config.network.connections_max,
+            per_ip_max: config.network.connections_per_ip_max,
+        };
         Broker {
             config,
             cluster_id,
             listeners,
-            connections: Mutex::default(),
+            connections: Mutex::new(counts),
         }
+    }
+
+    /// Changes the limits; connections that there are stay.
+    pub fn limit_connections(&self, max: u32, per_ip_max: u32) {
+        let mut counts = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (counts.max, counts.per_ip_max) = (max, per_ip_max);
     }
 
     /// Counts a new connection, unless a limit is reached.
@@ -52,16 +70,16 @@ impl Broker {
     /// # Errors
     /// The name of the key whose limit is reached.
     pub fn admit(&self, address: IpAddr) -> Result<(), &'static str> {
-        let network = &self.config.network;
         let mut counts = self
             .connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if counts.total >= network.connections_max {
+        if counts.total >= counts.max {
             return Err("max.connections");
         }
+        let per_ip_max = counts.per_ip_max;
         let of_address = counts.by_address.entry(address).or_default();
-        if *of_address >= network.connections_per_ip_max {
+        if *of_address >= per_ip_max {
             return Err("max.connections.per.ip");
         }
         *of_address += 1;

@@ -5,11 +5,13 @@
 //! properties   text -> entries with places          keys      what is known about each key
 //! settings     layers -> values with sources        listeners what to bind and to advertise
 //! problem      what, where, what to do              topic     what holds for one topic
+//! dynamic      what may change while the broker runs
 //! ```
 //!
 //! Invariants: a [`BrokerConfig`] is valid as a whole; every finding names its place and what to
 //! do; all findings of a start are told at once. Nothing here opens a socket or a data directory.
 
+pub mod dynamic;
 pub mod keys;
 pub mod listeners;
 pub mod problem;

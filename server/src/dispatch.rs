@@ -11,8 +11,11 @@ use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 
 use crate::handlers::{
-    api_versions, create_topics, delete_topics, fetch, find_coordinator, group, init_producer_id,
-    list_offsets, metadata, produce,
+    acls, alter_configs, api_versions, client_quotas, create_partitions, create_topics,
+    delete_records, delete_topics, describe_cluster, describe_configs, describe_log_dirs,
+    describe_producers, describe_transactions, describe_user_scram_credentials, elect_leaders,
+    fetch, find_coordinator, group, init_producer_id, list_offsets, metadata,
+    offset_for_leader_epoch, produce, reassignments,
 };
 use crate::net::connection::Connection;
 use crate::net::response::Response;
@@ -191,9 +194,54 @@ pub static APIS: &[Api] = &[
         handler: delete_topics::handle,
     },
     Api {
+        key: ApiKey::DeleteRecords,
+        versions: 0..=2,
+        handler: delete_records::handle,
+    },
+    Api {
         key: ApiKey::InitProducerId,
         versions: 0..=5,
         handler: init_producer_id::handle,
+    },
+    Api {
+        key: ApiKey::OffsetForLeaderEpoch,
+        versions: 0..=4,
+        handler: offset_for_leader_epoch::handle,
+    },
+    Api {
+        key: ApiKey::DescribeAcls,
+        versions: 0..=3,
+        handler: acls::describe,
+    },
+    Api {
+        key: ApiKey::CreateAcls,
+        versions: 0..=3,
+        handler: acls::create,
+    },
+    Api {
+        key: ApiKey::DeleteAcls,
+        versions: 0..=3,
+        handler: acls::delete,
+    },
+    Api {
+        key: ApiKey::DescribeConfigs,
+        versions: 0..=4,
+        handler: describe_configs::handle,
+    },
+    Api {
+        key: ApiKey::AlterConfigs,
+        versions: 0..=2,
+        handler: alter_configs::handle,
+    },
+    Api {
+        key: ApiKey::DescribeLogDirs,
+        versions: 0..=4,
+        handler: describe_log_dirs::handle,
+    },
+    Api {
+        key: ApiKey::CreatePartitions,
+        versions: 0..=3,
+        handler: create_partitions::handle,
     },
     Api {
         key: ApiKey::DeleteGroups,
@@ -201,9 +249,64 @@ pub static APIS: &[Api] = &[
         handler: group::delete_groups,
     },
     Api {
+        key: ApiKey::ElectLeaders,
+        versions: 0..=2,
+        handler: elect_leaders::handle,
+    },
+    Api {
+        key: ApiKey::IncrementalAlterConfigs,
+        versions: 0..=1,
+        handler: alter_configs::handle_incremental,
+    },
+    Api {
+        key: ApiKey::AlterPartitionReassignments,
+        versions: 0..=0,
+        handler: reassignments::alter,
+    },
+    Api {
+        key: ApiKey::ListPartitionReassignments,
+        versions: 0..=0,
+        handler: reassignments::list,
+    },
+    Api {
         key: ApiKey::OffsetDelete,
         versions: 0..=0,
         handler: group::offset_delete,
+    },
+    Api {
+        key: ApiKey::DescribeClientQuotas,
+        versions: 0..=1,
+        handler: client_quotas::describe,
+    },
+    Api {
+        key: ApiKey::AlterClientQuotas,
+        versions: 0..=1,
+        handler: client_quotas::alter,
+    },
+    Api {
+        key: ApiKey::DescribeUserScramCredentials,
+        versions: 0..=0,
+        handler: describe_user_scram_credentials::handle,
+    },
+    Api {
+        key: ApiKey::DescribeCluster,
+        versions: 0..=1,
+        handler: describe_cluster::handle,
+    },
+    Api {
+        key: ApiKey::DescribeProducers,
+        versions: 0..=0,
+        handler: describe_producers::handle,
+    },
+    Api {
+        key: ApiKey::DescribeTransactions,
+        versions: 0..=0,
+        handler: describe_transactions::describe,
+    },
+    Api {
+        key: ApiKey::ListTransactions,
+        versions: 0..=1,
+        handler: describe_transactions::list,
     },
 ];
 

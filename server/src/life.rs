@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use ringlog_engine::io::{Io, Listener};
 use ringlog_engine::journal::{self, Journal, JournalOptions};
+use uuid::Uuid;
 
 use crate::boot::{self, FoundPartition, open_partitions};
 use crate::broker::Broker;
 use crate::config::Durability;
 use crate::group::driver;
+use crate::metadata::alter;
 use crate::metadata::state::Image;
 use crate::metadata::store::{self, Store};
 use crate::net::{connection, listener};
@@ -79,7 +81,9 @@ pub async fn open(
     let shard = Shard::start(id, io, &broker, mailbox, durability, seed);
     shard.publish(image);
     if let Some(store) = store {
+        store.know_log_starts(&partitions);
         shard.set_store(store);
+        alter::limit_connections(&shard);
     }
     open_partitions(&shard, &partitions).await?;
     Ok(shard)
@@ -116,11 +120,9 @@ async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
             continue;
         }
         if let Err(error) = partition.log.flush().await {
-            // A deleted partition's log refuses; nobody misses it.
-            if shard
-                .partition(&partition.topic().name, partition.index)
-                .is_some()
-            {
+            // A deleted partition's log refuses; nobody misses it. A new one may have its name.
+            let present = shard.partition(&partition.topic().name, partition.index);
+            if present.is_some_and(|present| Rc::ptr_eq(&present, &partition)) {
                 return Err(std::io::Error::other(error.to_string()));
             }
         }
@@ -129,10 +131,10 @@ async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn recovery_points(shard: &Shard) -> Vec<((String, i32), i64)> {
+fn recovery_points(shard: &Shard) -> Vec<((String, i32), Uuid, i64)> {
     let point = |partition: &Rc<Partition>| {
         let key = (partition.topic().name.clone(), partition.index);
-        (key, partition.log.recovery_point())
+        (key, partition.topic().id, partition.log.recovery_point())
     };
     shard.partitions().iter().map(point).collect()
 }
@@ -141,7 +143,7 @@ async fn housekeeping(shard: Rc<Shard>) {
     let mut segments: BTreeMap<(String, i32), usize> = BTreeMap::new();
     while !shard.is_stopping() {
         shard.io.sleep(HOUSEKEEPING).await;
-        let expiration_ms = shard.broker.config.producer_id_expiration_ms;
+        let expiration_ms = alter::producer_id_expiration_ms(&shard);
         let mut any = false;
         for partition in shard.partitions() {
             partition

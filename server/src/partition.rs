@@ -125,9 +125,12 @@ impl Partition {
         self.topic.borrow()
     }
 
-    /// Takes over changed settings.
+    /// Takes over changed settings; they hold from the next append on.
     pub fn set_topic(&self, topic: Arc<Topic>) {
-        self.topic.replace(topic);
+        if !Arc::ptr_eq(&self.topic.borrow(), &topic) {
+            self.log.set_config(log_config(&topic, self.index));
+            self.topic.replace(topic);
+        }
     }
 
     /// Up to where consumers may read.

@@ -49,6 +49,19 @@ struct Producer {
     appended_ms: i64,
 }
 
+/// An idempotent producer, as DescribeProducers shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// Producer id.
+    pub id: i64,
+    /// Its newest epoch.
+    pub epoch: i16,
+    /// Sequence number of its last record, -1 if that is not known.
+    pub last_sequence: i32,
+    /// When its last batch was appended, wall clock in milliseconds.
+    pub last_timestamp: i64,
+}
+
 /// The producers of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProducerState {
@@ -107,6 +120,20 @@ impl ProducerState {
         } else {
             Verdict::OutOfOrder
         }
+    }
+
+    /// All producers, by id.
+    pub fn active(&self) -> Vec<ActiveProducer> {
+        let active = |(id, producer): (&i64, &Producer)| ActiveProducer {
+            id: *id,
+            epoch: producer.epoch,
+            last_sequence: producer
+                .batches
+                .back()
+                .map_or(-1, |mark| mark.last_sequence),
+            last_timestamp: producer.appended_ms,
+        };
+        self.producers.iter().map(active).collect()
     }
 
     /// Takes note of an appended batch, whose header carries its offset in the log.

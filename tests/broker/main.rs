@@ -4,6 +4,8 @@
 //! --test broker`, see tests/oracle/kafka); where Ringlog is to do better, the test says so.
 #![forbid(unsafe_code)]
 
+mod admin;
+mod admin_configs;
 mod bad_counts;
 mod bad_input;
 mod bad_records;
@@ -44,8 +46,10 @@ mod error {
     pub(crate) const INVALID_REPLICA_ASSIGNMENT: i16 = 39;
     pub(crate) const INVALID_CONFIG: i16 = 40;
     pub(crate) const INVALID_REQUEST: i16 = 42;
+    pub(crate) const POLICY_VIOLATION: i16 = 44;
     pub(crate) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
     pub(crate) const INVALID_PRODUCER_EPOCH: i16 = 47;
+    pub(crate) const SECURITY_DISABLED: i16 = 54;
     pub(crate) const NON_EMPTY_GROUP: i16 = 68;
     pub(crate) const GROUP_ID_NOT_FOUND: i16 = 69;
     pub(crate) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
@@ -53,7 +57,11 @@ mod error {
     pub(crate) const UNKNOWN_LEADER_EPOCH: i16 = 75;
     pub(crate) const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
     pub(crate) const MEMBER_ID_REQUIRED: i16 = 79;
+    pub(crate) const ELECTION_NOT_NEEDED: i16 = 84;
+    pub(crate) const NO_REASSIGNMENT_IN_PROGRESS: i16 = 85;
     pub(crate) const INVALID_RECORD: i16 = 87;
     pub(crate) const PRODUCER_FENCED: i16 = 90;
+    pub(crate) const RESOURCE_NOT_FOUND: i16 = 91;
     pub(crate) const UNKNOWN_TOPIC_ID: i16 = 100;
+    pub(crate) const TRANSACTIONAL_ID_NOT_FOUND: i16 = 105;
 }

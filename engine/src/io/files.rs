@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bytes::{Bytes, BytesMut};
 
 use super::op::{FileOp, Op, Output};
-use super::{AlignedBuffer, DirectoryEntry, File, Io, OpenMode};
+use super::{AlignedBuffer, DirectoryEntry, File, Io, OpenMode, Volume};
 
 impl Io {
     async fn file_op(&self, op: FileOp) -> io::Result<Output> {
@@ -226,6 +226,17 @@ impl Io {
         match self.file_op(FileOp::ListDirectory(path.to_owned())).await? {
             Output::Entries(entries) => Ok(entries),
             other => panic!("list_directory gave {other:?}"),
+        }
+    }
+
+    /// The size of the file system that has the path.
+    ///
+    /// # Errors
+    /// What statvfs(3) answered; `Unsupported` in the simulator.
+    pub async fn volume(&self, path: &Path) -> io::Result<Volume> {
+        match self.file_op(FileOp::Volume(path.to_owned())).await? {
+            Output::Volume(volume) => Ok(volume),
+            other => panic!("volume gave {other:?}"),
         }
     }
 

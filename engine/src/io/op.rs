@@ -76,12 +76,23 @@ pub(crate) enum FileOp {
     CreateDirectory(PathBuf),
     RemoveDirectory(PathBuf),
     ListDirectory(PathBuf),
+    /// statvfs(3) of the file system that has the path.
+    Volume(PathBuf),
     /// fsync(2) of a directory: makes its entries durable.
     SyncDirectory(PathBuf),
     SyncData(File),
     SyncRange(File, u64, u64),
     WriteDurable(File, Vec<AlignedBuffer>, u64),
     ReadAt(File, BytesMut, u64, usize),
+}
+
+/// Size of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// All its bytes.
+    pub total_bytes: u64,
+    /// Bytes that an ordinary user may still write.
+    pub usable_bytes: u64,
 }
 
 /// One entry of a directory.
@@ -120,6 +131,7 @@ pub(crate) enum Output {
     File(File),
     Length(u64),
     Entries(Vec<DirectoryEntry>),
+    Volume(Volume),
 }
 
 pub(crate) type Completion = io::Result<Output>;

@@ -17,7 +17,9 @@ use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, s
 
 use super::INLINE_WRITE_BYTES_MAX;
 use super::buffer::AlignedBuffer;
-use super::op::{Completion, DirectoryEntry, File, FileOp, Handle, OpenMode, Output, Socket};
+use super::op::{
+    Completion, DirectoryEntry, File, FileOp, Handle, OpenMode, Output, Socket, Volume,
+};
 
 /// Most buffers of one vectored call (IOV_MAX is 1024).
 const IO_SLICES_MAX: usize = 64;
@@ -200,6 +202,7 @@ pub(crate) fn file_op(op: FileOp) -> Completion {
         FileOp::CreateDirectory(path) => nothing(rustix::fs::mkdir(&path, Mode::from(0o755))),
         FileOp::RemoveDirectory(path) => nothing(rustix::fs::rmdir(&path)),
         FileOp::ListDirectory(path) => list_directory(&path),
+        FileOp::Volume(path) => volume(&path),
         FileOp::SyncDirectory(path) => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let directory = rustix::fs::open(&path, flags, Mode::empty())?;
@@ -263,6 +266,14 @@ fn list_directory(path: &Path) -> Completion {
     }
     entries.sort();
     Ok(Output::Entries(entries))
+}
+
+fn volume(path: &Path) -> Completion {
+    let found = rustix::fs::statvfs(path)?;
+    Ok(Output::Volume(Volume {
+        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+        usable_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+    }))
 }
 
 fn sync_range(file: &File, position: u64, length: u64) -> Completion {

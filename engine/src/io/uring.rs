@@ -252,6 +252,7 @@ fn in_ring(op: &FileOp) -> bool {
         | FileOp::CreateDirectory(_)
         | FileOp::RemoveDirectory(_)
         | FileOp::ListDirectory(_)
+        | FileOp::Volume(_)
         | FileOp::SyncDirectory(_) => false,
     }
 }

@@ -80,6 +80,10 @@ pub enum Source {
     Override,
     /// The properties file.
     File(Place),
+    /// A change of this broker while it runs.
+    DynamicBroker,
+    /// A change of all brokers while they run.
+    DynamicDefaultBroker,
     /// Nobody set it.
     Default,
 }
@@ -90,6 +94,8 @@ impl Source {
             Self::Flag(name) | Self::Env(name) => (*name).to_owned(),
             Self::Override => "--override".to_owned(),
             Self::File(place) => format!("{}:{}", place.path, place.span.line),
+            Self::DynamicBroker => "dynamic".to_owned(),
+            Self::DynamicDefaultBroker => "dynamic, of all brokers".to_owned(),
             Self::Default => "default".to_owned(),
         }
     }
@@ -151,6 +157,40 @@ impl Settings {
             settings.add_file(path, problems);
         }
         settings.note_ignored(problems);
+        settings
+    }
+
+    /// These settings with changes made while the broker runs on top: what was set for this broker
+    /// goes first, then what was set for all. Values that are none of their key are passed over, so
+    /// that a store written by a newer release opens.
+    #[must_use]
+    pub fn with_dynamic(
+        &self,
+        all_brokers: &BTreeMap<String, String>,
+        this_broker: &BTreeMap<String, String>,
+    ) -> Self {
+        let mut settings = self.clone();
+        let layers = [
+            (all_brokers, Source::DynamicDefaultBroker),
+            (this_broker, Source::DynamicBroker),
+        ];
+        for (layer, source) in layers {
+            for (name, text) in layer {
+                let Some(key) = keys::find(name) else {
+                    continue;
+                };
+                let Ok(value) = key.parse(text) else {
+                    continue;
+                };
+                let setting = Setting {
+                    text: text.trim().to_owned(),
+                    value,
+                    source: source.clone(),
+                };
+                let all = settings.set.entry(key.name).or_default();
+                all.insert(0, setting);
+            }
+        }
         settings
     }
 
@@ -407,6 +447,10 @@ fn unknown_key(name: &str, where_text: &str, place: Option<Place>) -> Problem {
 pub enum ConfigSource {
     /// An override of the topic.
     DynamicTopic = 1,
+    /// A change of this broker while it runs.
+    DynamicBroker = 2,
+    /// A change of all brokers while they run.
+    DynamicDefaultBroker = 3,
     /// Flag, environment, `--override` or file.
     StaticBroker = 4,
     /// Nobody set it.
@@ -417,6 +461,8 @@ impl From<&Source> for ConfigSource {
     fn from(source: &Source) -> Self {
         match source {
             Source::Default => Self::Default,
+            Source::DynamicBroker => Self::DynamicBroker,
+            Source::DynamicDefaultBroker => Self::DynamicDefaultBroker,
             Source::Flag(_) | Source::Env(_) | Source::Override | Source::File(_) => {
                 Self::StaticBroker
             }

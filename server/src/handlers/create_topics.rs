@@ -72,7 +72,9 @@ fn created(call: &Call, topic: &Topic, validate_only: bool) -> CreatableTopicRes
     if call.request.version < 5 {
         return result;
     }
-    let configs = describe(&call.shard.broker.config.settings, &topic.overrides);
+    let image = call.shard.image();
+    let settings = image.settings(&call.shard.broker.config.settings);
+    let configs = describe(settings, &topic.overrides);
     let configs = configs.into_iter().map(|described| {
         CreatableTopicConfigs::default()
             .with_name(StrBytes::from_static_str(described.name))

@@ -22,10 +22,10 @@ use crate::metadata::store;
 use crate::shard::Shard;
 
 /// Kafka's "not asked for" of the authorized operations.
-const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
+pub(crate) const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
 /// All operations, since there is no authorizer: of the cluster and of a topic, as Kafka's bit
 /// sets of AclOperation codes.
-const CLUSTER_OPERATIONS: i32 = 0b0001_1111_1000_0000;
+pub(crate) const CLUSTER_OPERATIONS: i32 = 0b0001_1111_1000_0000;
 const TOPIC_OPERATIONS: i32 = 0b0000_1101_1111_1000;
 
 pub(crate) fn handle(call: Call) -> Handled {

@@ -1,4 +1,5 @@
-//! The controller: decides which topics may be created and deleted, and draws the next image.
+//! The controller: decides which topics may be created, altered and deleted, and draws the next
+//! image.
 //!
 //! Pure: a request in, the checked change out. Who calls it carries the change out (directories,
 //! logs) and publishes the image only then. Error texts follow Kafka's ReplicationControlManager
@@ -8,13 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kafka_protocol::ResponseError;
+use kafka_protocol::messages::BrokerId;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use uuid::Uuid;
 
-use super::state::{Image, Topic, validate_name};
+use super::config_change::{ConfigChange, Keys};
+use super::state::{GROUP_TOPIC, Image, Topic, validate_name};
 use crate::broker::Broker;
-use crate::config::BrokerConfig;
-use crate::config::topic;
+use crate::config::{Settings, dynamic, topic};
 
 /// Most partitions that one request may create in one topic.
 pub const PARTITIONS_MAX: i32 = 100_000;
@@ -52,6 +55,10 @@ impl Controller {
         &self.image
     }
 
+    fn settings(&self) -> &Settings {
+        self.image.settings(&self.broker.config.settings)
+    }
+
     /// Checks a wish for a topic against the image and gives the topic that would be created.
     /// `id` is the id that it gets.
     ///
@@ -76,7 +83,7 @@ impl Controller {
                 Some((config.name.to_string(), config.value.as_ref()?.to_string()))
             })
             .collect();
-        Self::resolve(&self.broker.config, name, id, partitions, overrides)
+        Self::resolve(self.settings(), name, id, partitions, overrides)
     }
 
     /// A topic with its effective configuration.
@@ -84,13 +91,13 @@ impl Controller {
     /// # Errors
     /// INVALID_CONFIG with the reason.
     pub fn resolve(
-        config: &BrokerConfig,
+        settings: &Settings,
         name: &str,
         id: Uuid,
         partitions: i32,
         overrides: BTreeMap<String, String>,
     ) -> Result<Topic, Refusal> {
-        match topic::validate(&config.settings, &overrides) {
+        match topic::validate(settings, &overrides) {
             Ok(config) => Ok(Topic {
                 name: name.to_owned(),
                 id,
@@ -187,7 +194,144 @@ impl Controller {
         }
     }
 
-    /// Takes the topic into the image, after it has been created.
+    /// The topic with more partitions.
+    ///
+    /// # Errors
+    /// Kafka's error and the reason.
+    pub fn plan_partitions(&self, wish: &CreatePartitionsTopic) -> Result<Topic, Refusal> {
+        let topic = self.known(&wish.name)?;
+        let (before, count) = (topic.partitions, wish.count);
+        if count < before {
+            let message = format!(
+                "Topic currently has {before} partitions, which is higher than the requested \
+                 {count}."
+            );
+            return refuse(ResponseError::InvalidPartitions, message);
+        }
+        if count == before {
+            let message = format!("Topic already has {before} partitions.");
+            return refuse(ResponseError::InvalidPartitions, message);
+        }
+        if count > PARTITIONS_MAX {
+            let message =
+                format!("{count} partitions in one topic: at most {PARTITIONS_MAX} are allowed.");
+            return refuse(ResponseError::InvalidPartitions, message);
+        }
+        // A group's coordinator is found by a hash over their number.
+        if topic.name == GROUP_TOPIC {
+            let message = "The number of partitions for the offsets topic cannot be changed.";
+            return refuse(ResponseError::InvalidPartitions, message);
+        }
+        if let Some(assignments) = &wish.assignments {
+            let lists = assignments.iter().map(|a| a.broker_ids.as_slice());
+            self.check_assigned(lists, count.abs_diff(before))?;
+        }
+        Ok(Topic {
+            partitions: count,
+            ..(**topic).clone()
+        })
+    }
+
+    fn check_assigned<'a>(
+        &self,
+        lists: impl ExactSizeIterator<Item = &'a [BrokerId]>,
+        increment: u32,
+    ) -> Result<(), Refusal> {
+        let count = lists.len();
+        for list in lists {
+            let node_id = self.broker.config.node_id;
+            let message = match list {
+                [BrokerId(id)] if *id == node_id => continue,
+                [] => "A replica list of the assignment is empty.".to_owned(),
+                _ => match list.iter().find(|id| id.0 != node_id) {
+                    Some(id) => format!("Unknown broker(s) in replica assignment: {}.", id.0),
+                    None => "Duplicate brokers in a replica list of the assignment.".to_owned(),
+                },
+            };
+            return refuse(ResponseError::InvalidReplicaAssignment, message);
+        }
+        if u32::try_from(count) != Ok(increment) {
+            return refuse(
+                ResponseError::InvalidReplicaAssignment,
+                format!(
+                    "Increasing the number of partitions by {increment} but {count} assignments \
+                     provided."
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    fn known(&self, name: &str) -> Result<&Arc<Topic>, Refusal> {
+        match self.image.topic(name) {
+            Some(topic) => Ok(topic),
+            None => refuse(
+                ResponseError::UnknownTopicOrPartition,
+                format!("The topic '{name}' does not exist."),
+            ),
+        }
+    }
+
+    /// The topic with changed settings.
+    ///
+    /// # Errors
+    /// Kafka's error and the reason.
+    pub fn plan_topic_configs(&self, name: &str, change: &ConfigChange) -> Result<Topic, Refusal> {
+        let topic = self.known(name)?;
+        let overrides = change.apply(&topic.overrides, Keys::Topic)?;
+        Self::resolve(self.settings(), name, topic.id, topic.partitions, overrides)
+    }
+
+    /// The image with changed settings of this broker (or of all brokers, if not
+    /// `is_this_broker`): what they are the default of changes in all topics.
+    ///
+    /// # Errors
+    /// Kafka's error and the reason. INVALID_REQUEST for a value that cannot be, as Kafka
+    /// (KAFKA-13609).
+    pub fn plan_broker_configs(
+        &self,
+        is_this_broker: bool,
+        change: &ConfigChange,
+    ) -> Result<Image, Refusal> {
+        let mut overrides = self.image.broker_overrides().clone();
+        let changed = if is_this_broker {
+            &mut overrides.this
+        } else {
+            &mut overrides.all
+        };
+        *changed = change.apply(changed, Keys::Broker)?;
+        if let Err(error) = dynamic::validate(changed, is_this_broker) {
+            return refuse(ResponseError::InvalidRequest, error.to_string());
+        }
+        let mut image = (*self.image).clone();
+        image.set_broker_overrides(overrides, &self.broker.config.settings);
+        for topic in self.image.topics() {
+            let settings = image.settings(&self.broker.config.settings);
+            let Topic { name, id, .. } = &**topic;
+            let overrides = topic.overrides.clone();
+            match Self::resolve(settings, name, *id, topic.partitions, overrides) {
+                Ok(topic) => image.insert(topic),
+                Err(refusal) => {
+                    let message = format!("Topic {name}: {}", refusal.message);
+                    return refuse(ResponseError::InvalidRequest, message);
+                }
+            }
+        }
+        // Also where no topic shows it: the next one must not be refused for it.
+        let settings = image.settings(&self.broker.config.settings);
+        if let Err(error) = topic::validate(settings, &topic::Overrides::new()) {
+            return refuse(ResponseError::InvalidRequest, error.to_string());
+        }
+        Ok(image)
+    }
+
+    /// Takes over an image that was planned and carried out.
+    pub fn altered(&mut self, image: Image) -> Arc<Image> {
+        self.image = Arc::new(image);
+        self.image.clone()
+    }
+
+    /// Takes the topic into the image, after it has been created or altered.
     pub fn created(&mut self, topic: Topic) -> Arc<Image> {
         let mut image = (*self.image).clone();
         image.insert(topic);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::config::topic::TopicConfig;
+use crate::config::Settings;
+use crate::config::topic::{Overrides, TopicConfig};
 
 /// The topic that keeps consumer groups and their committed offsets.
 pub const GROUP_TOPIC: &str = "__consumer_offsets";
@@ -34,11 +35,23 @@ impl Topic {
     }
 }
 
+/// Settings of brokers that were changed while they ran (KIP-226), by Kafka's names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerOverrides {
+    /// Of all brokers.
+    pub all: Overrides,
+    /// Of this one; they go first.
+    pub this: Overrides,
+}
+
 /// All that a broker answers metadata requests from.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
     topics: BTreeMap<String, Arc<Topic>>,
     names: BTreeMap<Uuid, String>,
+    broker_overrides: Arc<BrokerOverrides>,
+    /// The broker's settings with these overrides; `None` as long as there are none.
+    settings: Option<Arc<Settings>>,
 }
 
 impl Image {
@@ -55,6 +68,24 @@ impl Image {
     /// All topics, by name.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
         self.topics.values()
+    }
+
+    /// Settings of brokers that were changed while they ran.
+    pub fn broker_overrides(&self) -> &BrokerOverrides {
+        &self.broker_overrides
+    }
+
+    /// The broker's settings in force, where `fixed` are those of its start.
+    pub fn settings<'a>(&'a self, fixed: &'a Settings) -> &'a Settings {
+        self.settings.as_deref().unwrap_or(fixed)
+    }
+
+    /// Takes over changed settings of brokers. The topics keep what they have.
+    pub fn set_broker_overrides(&mut self, overrides: BrokerOverrides, fixed: &Settings) {
+        let is_none = overrides == BrokerOverrides::default();
+        let settings = || Arc::new(fixed.with_dynamic(&overrides.all, &overrides.this));
+        self.settings = (!is_none).then(settings);
+        self.broker_overrides = Arc::new(overrides);
     }
 
     /// Adds a topic or replaces the one of its name.

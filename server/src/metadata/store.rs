@@ -8,6 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,13 +18,18 @@ use futures_util::future;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use ringlog_engine::io::Io;
-use ringlog_engine::log::checkpoint::{self, OffsetEntry};
+use ringlog_engine::log::LogError;
+use ringlog_engine::log::checkpoint::{
+    self, LOG_START_OFFSET_FILE, OffsetEntry, RECOVERY_POINT_FILE,
+};
 use ringlog_engine::log::directory::{self, partition_directory_name};
 use uuid::Uuid;
 
 use super::controller::{Controller, Refusal};
 use super::doomed::{Doomed, DoomedTopics};
 use super::state::{GROUP_TOPIC, Image, Topic};
+use crate::boot::checkpoint_entry;
+use crate::config::topic::Overrides;
 use crate::group::driver;
 use crate::partition::{self, Partition};
 use crate::producer_state::ProducerState;
@@ -44,18 +50,20 @@ pub type Places = BTreeMap<(String, i32), usize>;
 
 /// The state behind the controller.
 pub struct Store {
-    controller: RefCell<Controller>,
-    directories: Vec<PathBuf>,
-    places: RefCell<Places>,
+    pub(super) controller: RefCell<Controller>,
+    pub(super) directories: Vec<PathBuf>,
+    pub(super) places: RefCell<Places>,
     recovery_points: RefCell<BTreeMap<(String, i32), i64>>,
+    /// Of the partitions whose log does not begin with offset 0.
+    pub(super) log_starts: RefCell<BTreeMap<(String, i32), i64>>,
     /// Next producer id, and the end of the block that is reserved on disk.
     producer_ids: Cell<(i64, i64)>,
     /// Taken with the turnstile only.
     doomed: RefCell<DoomedTopics>,
     /// One change at a time.
-    turnstile: Turnstile,
-    /// One write of the recovery points at a time.
-    checkpoints: Turnstile,
+    pub(super) turnstile: Turnstile,
+    /// One write of checkpoint files at a time.
+    pub(super) checkpoints: Turnstile,
 }
 
 impl Store {
@@ -71,6 +79,7 @@ impl Store {
             directories,
             places: RefCell::new(places),
             recovery_points: RefCell::default(),
+            log_starts: RefCell::default(),
             producer_ids: Cell::new((producer_id, producer_id)),
             doomed: RefCell::default(),
             turnstile: Turnstile::default(),
@@ -79,7 +88,7 @@ impl Store {
     }
 
     /// The log directory with the fewest partitions, as Kafka chooses.
-    fn emptiest_directory(&self) -> usize {
+    pub(super) fn emptiest_directory(&self) -> usize {
         let mut counts = vec![0usize; self.directories.len()];
         for place in self.places.borrow().values() {
             counts[*place] += 1;
@@ -96,7 +105,7 @@ pub(super) fn storage_error(message: impl Into<String>) -> Refusal {
     }
 }
 
-fn gone(_: ShardGone) -> Refusal {
+pub(super) fn gone(_: ShardGone) -> Refusal {
     storage_error("the broker is stopping")
 }
 
@@ -169,7 +178,7 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
     if let Err(refusal) = done {
         log::error!("Cannot create topic {}: {}", topic.name, refusal.message);
         // It stays doomed: should something be left, the next start removes it.
-        remove_partitions(shard, &topic).await;
+        remove_partitions(shard, &topic.name, 0..topic.partitions).await;
         return Err(refusal);
     }
     let image = store.controller.borrow_mut().created((*topic).clone());
@@ -211,7 +220,7 @@ fn new_topic_id(shard: &Shard) -> Uuid {
     uuid::Builder::from_random_bytes(bytes).into_uuid()
 }
 
-async fn open_new(
+pub(super) async fn open_new(
     shard: &Rc<Shard>,
     topic: Arc<Topic>,
     index: i32,
@@ -270,7 +279,7 @@ async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
     doom(shard, &store, &topic).await?;
     let image = store.controller.borrow_mut().deleted(name);
     publish(shard, &image).await;
-    let is_gone = remove_partitions(shard, &topic).await;
+    let is_gone = remove_partitions(shard, &topic.name, 0..topic.partitions).await;
     let forgets = (0..shard.shard_count()).map(|target| {
         let (name, partitions) = (topic.name.clone(), topic.partitions);
         shard.on(target, move |shard: Rc<Shard>| async move {
@@ -290,20 +299,31 @@ async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
 }
 
 /// Returns whether all of them are gone from the disk.
-async fn remove_partitions(shard: &Rc<Shard>, topic: &Topic) -> bool {
+pub(super) async fn remove_partitions(shard: &Rc<Shard>, name: &str, indexes: Range<i32>) -> bool {
     let store = shard.store();
-    let removals = (0..topic.partitions).map(|index| {
-        let name = topic.name.clone();
-        store.places.borrow_mut().remove(&(name.clone(), index));
-        store
-            .recovery_points
-            .borrow_mut()
-            .remove(&(name.clone(), index));
+    let removals = indexes.clone().map(|index| {
+        let name = name.to_owned();
         let target = shard.owner(&name, index);
         let job = move |shard: Rc<Shard>| async move { remove_here(&shard, &name, index).await };
         shard.on(target, job)
     });
     let results = future::join_all(removals).await;
+    let mut has_checkpoint = false;
+    for index in indexes {
+        let key = (name.to_owned(), index);
+        store.places.borrow_mut().remove(&key);
+        has_checkpoint |= store.recovery_points.borrow_mut().remove(&key).is_some();
+        has_checkpoint |= store.log_starts.borrow_mut().remove(&key).is_some();
+    }
+    if has_checkpoint {
+        // Before a topic of the same name can be created: it must not get them.
+        let _turn = store.checkpoints.enter().await;
+        let points = write_recovery_points(&shard.io, &store).await;
+        let starts = write_log_starts(&shard.io, &store).await;
+        if let Err(error) = points.and(starts) {
+            log::error!("Writing checkpoints without {name}: {error}");
+        }
+    }
     results.into_iter().all(|result| result == Ok(true))
 }
 
@@ -342,7 +362,7 @@ async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) -> bool {
 }
 
 /// Gives the image to all shards; at return all of them answer from it.
-async fn publish(shard: &Rc<Shard>, image: &Arc<Image>) {
+pub(super) async fn publish(shard: &Rc<Shard>, image: &Arc<Image>) {
     let publications = (0..shard.shard_count()).map(|target| {
         let image = image.clone();
         shard.on(target, move |shard: Rc<Shard>| async move {
@@ -379,17 +399,20 @@ pub async fn next_producer_id(shard: &Rc<Shard>) -> Result<i64, Refusal> {
 }
 
 /// Takes note of how far the logs of a shard are durable, and writes Kafka's checkpoint files.
-pub async fn record_recovery_points(shard: &Rc<Shard>, points: Vec<((String, i32), i64)>) {
+///
+/// Each point comes with its topic's id: it may have been on its way while the topic was deleted
+/// and created again, and the new one's log ends below it.
+pub async fn record_recovery_points(shard: &Rc<Shard>, points: Vec<((String, i32), Uuid, i64)>) {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
         {
-            let places = store.places.borrow();
+            let image = store.controller.borrow().image().clone();
             let mut known = store.recovery_points.borrow_mut();
-            known.extend(
-                points
-                    .into_iter()
-                    .filter(|(key, _)| places.contains_key(key)),
-            );
+            for (key, id, point) in points {
+                if image.topic(&key.0).is_some_and(|topic| topic.id == id) {
+                    known.insert(key, point);
+                }
+            }
         }
         let _turn = store.checkpoints.enter().await;
         if let Err(error) = write_recovery_points(&shard.io, &store).await {
@@ -401,55 +424,70 @@ pub async fn record_recovery_points(shard: &Rc<Shard>, points: Vec<((String, i32
     let _ = shard.on(0, job).await;
 }
 
-async fn write_recovery_points(
+async fn write_recovery_points(io: &Io, store: &Store) -> Result<(), LogError> {
+    write_checkpoints(io, store, RECOVERY_POINT_FILE, &store.recovery_points).await
+}
+
+pub(super) async fn write_log_starts(io: &Io, store: &Store) -> Result<(), LogError> {
+    write_checkpoints(io, store, LOG_START_OFFSET_FILE, &store.log_starts).await
+}
+
+async fn write_checkpoints(
     io: &Io,
     store: &Store,
-) -> Result<(), ringlog_engine::log::LogError> {
+    file: &str,
+    offsets: &RefCell<BTreeMap<(String, i32), i64>>,
+) -> Result<(), LogError> {
     for (place, directory) in store.directories.iter().enumerate() {
         let entries: Vec<OffsetEntry> = {
-            let places = store.places.borrow();
-            let points = store.recovery_points.borrow();
-            let here = points
+            let (places, offsets) = (store.places.borrow(), offsets.borrow());
+            let here = offsets
                 .iter()
                 .filter(|(key, _)| places.get(key) == Some(&place));
-            here.map(|((topic, partition), offset)| OffsetEntry {
-                topic: topic.clone(),
-                partition: *partition,
-                offset: *offset,
-            })
-            .collect()
+            here.map(checkpoint_entry).collect()
         };
-        checkpoint::write_offsets(
-            io,
-            &directory.join(checkpoint::RECOVERY_POINT_FILE),
-            &entries,
-        )
-        .await?;
+        checkpoint::write_offsets(io, &directory.join(file), &entries).await?;
     }
     Ok(())
 }
 
 // ---- .ringlog-topics -------------------------------------------------------------------------
 
-async fn write_topics(io: &Io, store: &Store, added: Option<&Topic>) -> Result<(), Refusal> {
+/// `changed` is written in place of the topic of its name, or beside the others.
+pub(super) async fn write_topics(
+    io: &Io,
+    store: &Store,
+    changed: Option<&Topic>,
+) -> Result<(), Refusal> {
     let image = store.controller.borrow().image().clone();
-    let topics = image.topics().map(Arc::as_ref).chain(added);
+    let is_old = |topic: &&Topic| changed.is_none_or(|changed| changed.name != topic.name);
+    let topics = image.topics().map(Arc::as_ref).filter(is_old);
     let mut text = String::new();
-    for topic in topics {
-        for (key, value) in &topic.overrides {
-            if value.contains('\n') {
-                let message = format!("The value of {key} has a line break.");
-                return Err(Refusal {
-                    error: ResponseError::InvalidConfig,
-                    message,
-                });
-            }
-            text.push_str(&format!("{} {key}={value}\n", topic.name));
-        }
+    for topic in topics.chain(changed) {
+        add_settings(&mut text, &topic.name, &topic.overrides)?;
     }
     let path = store.directories[0].join(TOPICS_FILE);
     let written = io.replace_file(&path, Bytes::from(text)).await;
     written.map_err(|error| storage_error(format!("{}: {error}", path.display())))
+}
+
+/// Adds the lines of one topic or broker, as [`parse_topics`] reads them.
+pub(super) fn add_settings(
+    text: &mut String,
+    name: &str,
+    overrides: &Overrides,
+) -> Result<(), Refusal> {
+    for (key, value) in overrides {
+        if value.contains('\n') {
+            let message = format!("The value of {key} has a line break.");
+            return Err(Refusal {
+                error: ResponseError::InvalidConfig,
+                message,
+            });
+        }
+        text.push_str(&format!("{name} {key}={value}\n"));
+    }
+    Ok(())
 }
 
 /// Settings by topic, from the file's text.

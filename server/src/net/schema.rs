@@ -7,8 +7,8 @@
 //!
 //! Invariants:
 //! - Nothing here allocates, and the depth of the walk is the depth of the schema, not of the data.
-//! - What `check` accepts, the crate decodes without error. Bytes after the last field are let pass,
-//!   as Kafka does: librdkafka 2 sends one too many in Metadata version 12.
+//! - What `check` accepts, the crate decodes without error. A few bytes after the last field are
+//!   let pass, as Kafka does: librdkafka 2 sends one too many in Metadata version 12.
 //! - What the crate then allocates is bounded by the body's length, [`Limits::elements`] and
 //!   [`Limits::unknown_tagged_fields`].
 //!
@@ -30,6 +30,10 @@ mod tests;
 
 pub use field::{Element, Field, Kind, NEVER, Schema};
 pub use header::{RequestHeader, request_header};
+
+/// Bytes after the last field that are let pass. More of them are another protocol's: a connect
+/// packet of ZooKeeper begins like a Produce request.
+const TRAILING_BYTES_MAX: usize = 4;
 
 /// Checks the body of a request (the frame after its header) against the schema of
 /// (`api_key`, `api_version`).
@@ -58,6 +62,7 @@ pub fn check(
         limits,
     );
     walk.fields(schema.fields)
+        .and_then(|()| walk.end())
         .map_err(|problem| walk.error(schema.name, body, problem))
 }
 
@@ -152,6 +157,9 @@ pub enum Problem {
     /// The size of a tagged field is not the size of its value.
     #[error("has a tagged field whose size is not its value's size")]
     TagSize,
+    /// More than a few bytes after the last field.
+    #[error("is followed by bytes that belong to no field")]
+    TrailingBytes,
 }
 
 /// The state of one walk over one request.
@@ -364,6 +372,14 @@ impl<'a> Walk<'a> {
         let (taken, rest) = self.rest.split_at_checked(size).ok_or(Problem::Truncated)?;
         self.rest = rest;
         Ok(taken)
+    }
+
+    fn end(&self) -> Result<(), Problem> {
+        if self.rest.len() <= TRAILING_BYTES_MAX {
+            Ok(())
+        } else {
+            Err(Problem::TrailingBytes)
+        }
     }
 
     #[cold]

@@ -238,7 +238,10 @@ fn what_is_accepted_after_mutation_decodes_with_memory_in_proportion() {
             let body = Bytes::from(bytes);
             let (decoded, asked) =
                 allocated(|| decode(schema.api_key, version, body, false).map(|it| it.left));
-            assert_eq!(decoded, Some(0), "the crate disagrees on {context}");
+            assert!(
+                decoded.is_some_and(|left| left <= 4),
+                "the crate disagrees on {context}: {decoded:?}"
+            );
             assert!(
                 asked <= 64 * size + 512 * tagged + 64,
                 "{asked} bytes allocated for {size}: {context}"

@@ -65,6 +65,7 @@ fn outline(op: &Op) -> [u64; 4] {
             FileOp::CreateDirectory(path) => [13, text(path), 0, 0],
             FileOp::RemoveDirectory(path) => [14, text(path), 0, 0],
             FileOp::ListDirectory(path) => [15, text(path), 0, 0],
+            FileOp::Volume(path) => [21, text(path), 0, 0],
             FileOp::SyncDirectory(path) => [16, text(path), 0, 0],
             FileOp::SyncData(file) => [17, id_of(&file.0), 0, 0],
             FileOp::SyncRange(file, position, length) => [18, id_of(&file.0), *position, *length],
@@ -126,7 +127,8 @@ impl State {
             | FileOp::RemoveFile(path)
             | FileOp::CreateDirectory(path)
             | FileOp::RemoveDirectory(path)
-            | FileOp::ListDirectory(path) => (path.to_string_lossy().into_owned(), false),
+            | FileOp::ListDirectory(path)
+            | FileOp::Volume(path) => (path.to_string_lossy().into_owned(), false),
             FileOp::SyncDirectory(path) => (path.to_string_lossy().into_owned(), true),
             FileOp::Length(file)
             | FileOp::Truncate(file, _)
@@ -198,6 +200,8 @@ impl State {
             FileOp::CreateDirectory(path) => nothing(disk.create_directory(&path, chaos)),
             FileOp::RemoveDirectory(path) => nothing(disk.remove_directory(&path, chaos)),
             FileOp::ListDirectory(path) => Ok(Output::Entries(disk.list(&path)?)),
+            // The simulated disk has no size.
+            FileOp::Volume(_) => Err(std::io::ErrorKind::Unsupported.into()),
             FileOp::SyncDirectory(path) => nothing(disk.sync_directory(&path, chaos)),
             FileOp::SyncData(file) => nothing(disk.sync(id_of(&file.0), capture, chaos)),
             FileOp::SyncRange(file, position, length) => {

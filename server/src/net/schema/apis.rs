@@ -41,6 +41,8 @@ pub fn schema(api_key: i16) -> Option<&'static Schema> {
         27 => &WRITE_TXN_MARKERS,
         28 => &TXN_OFFSET_COMMIT,
         29 => &DESCRIBE_ACLS,
+        30 => &CREATE_ACLS,
+        31 => &DELETE_ACLS,
         32 => &DESCRIBE_CONFIGS,
         33 => &ALTER_CONFIGS,
         35 => &DESCRIBE_LOG_DIRS,
@@ -53,6 +55,7 @@ pub fn schema(api_key: i16) -> Option<&'static Schema> {
         47 => &OFFSET_DELETE,
         48 => &DESCRIBE_CLIENT_QUOTAS,
         49 => &ALTER_CLIENT_QUOTAS,
+        50 => &DESCRIBE_USER_SCRAM_CREDENTIALS,
         60 => &DESCRIBE_CLUSTER,
         61 => &DESCRIBE_PRODUCERS,
         65 => &DESCRIBE_TRANSACTIONS,
@@ -371,6 +374,30 @@ static DESCRIBE_ACLS: Schema = api("DescribeAcls", 29).versions_to(3).flexible_s
     field("permission_type", INT8),
 ]);
 
+static CREATE_ACLS: Schema = api("CreateAcls", 30).versions_to(3).flexible_since(2).fields(&[
+    field("creations", structs(&[
+        field("resource_type", INT8),
+        field("resource_name", STRING),
+        field("resource_pattern_type", INT8).since(1),
+        field("principal", STRING),
+        field("host", STRING),
+        field("operation", INT8),
+        field("permission_type", INT8),
+    ])),
+]);
+
+static DELETE_ACLS: Schema = api("DeleteAcls", 31).versions_to(3).flexible_since(2).fields(&[
+    field("filters", structs(&[
+        field("resource_type_filter", INT8),
+        field("resource_name_filter", STRING).nullable(),
+        field("pattern_type_filter", INT8).since(1),
+        field("principal_filter", STRING).nullable(),
+        field("host_filter", STRING).nullable(),
+        field("operation", INT8),
+        field("permission_type", INT8),
+    ])),
+]);
+
 static DESCRIBE_CONFIGS: Schema = api("DescribeConfigs", 32).versions_to(4).flexible_since(4).fields(&[
     field("resources", structs(&[
         field("resource_type", INT8),
@@ -489,6 +516,12 @@ static ALTER_CLIENT_QUOTAS: Schema = api("AlterClientQuotas", 49).versions_to(1)
         ])),
     ])),
     field("validate_only", BOOL),
+]);
+
+static DESCRIBE_USER_SCRAM_CREDENTIALS: Schema = api("DescribeUserScramCredentials", 50).versions_to(0).flexible_since(0).fields(&[
+    field("users", structs(&[
+        field("name", STRING),
+    ])).nullable(),
 ]);
 
 static DESCRIBE_CLUSTER: Schema = api("DescribeCluster", 60).versions_to(1).flexible_since(0).fields(&[
