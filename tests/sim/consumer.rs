@@ -85,6 +85,7 @@ pub(crate) async fn consume(scene: Rc<Scene>, targets: Vec<Target>, mut random: 
             if step.is_err() || !scene.is_open().await {
                 break;
             }
+            scene.pause(random.below(6)).await;
         }
         if one_in(&mut random, 2) {
             connection.reset();

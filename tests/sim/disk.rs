@@ -34,7 +34,14 @@ pub(crate) fn check(world: &World, config: &BrokerConfig, ledger: &Ledger) -> u6
         segments.sort();
         let mut next = 0;
         for (base, path) in segments {
-            assert_eq!(base, next, "{path} does not follow the segment before it");
+            // As in Kafka, a compacted topic may have lost a segment that was never synced, and
+            // nobody can tell that from compaction.
+            let may_have_gaps = !ledger.is_durable && directory.contains("__consumer_offsets");
+            assert!(
+                base == next || may_have_gaps && base > next,
+                "{path} does not follow the segment before it, which ends at {next}"
+            );
+            next = base;
             let file = world
                 .read_file(&path)
                 .unwrap_or_else(|error| panic!("{path}: {error}"));

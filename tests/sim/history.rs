@@ -189,7 +189,13 @@ impl History {
         let is_early = one_in(&mut self.random, 4);
         let steps = if is_early { self.steps(9) } else { u64::MAX };
         let scene = self.scene.clone();
-        self.drive(&node, PATIENCE, steps, || scene.gate.get());
+        // A disk that fails may never let it get ready.
+        let patience = if weather.is_troubled() {
+            Duration::from_secs(3)
+        } else {
+            PATIENCE
+        };
+        self.drive(&node, patience, steps, || scene.gate.get());
         if !is_early {
             let is_failed = matches!(node.phase(), Phase::Failed(_));
             assert!(
@@ -197,7 +203,7 @@ impl History {
                 "the broker does not get ready: {:?}",
                 node.phase()
             );
-            let duration = Duration::from_millis(within(&mut self.random, 5, 900));
+            let duration = Duration::from_millis(within(&mut self.random, 5, 700));
             let steps = if one_in(&mut self.random, 2) {
                 self.steps(14)
             } else {

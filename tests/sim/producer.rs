@@ -35,9 +35,9 @@ fn values(
 ) -> (Vec<Id>, Vec<Vec<u8>>) {
     let (count, bytes) = match random.below(20) {
         0 => (1, 12_000),
-        1 => (30, 100),
-        2..=8 => (within(random, 1, 6), 1500),
-        _ => (within(random, 1, 6), 200),
+        1 => (20, 100),
+        2..=8 => (within(random, 1, 4), 3000),
+        _ => (within(random, 1, 4), 200),
     };
     let mut ledger = scene.ledger.borrow_mut();
     (0..count)
@@ -104,9 +104,7 @@ pub(crate) async fn plain(scene: Rc<Scene>, targets: Vec<Target>, mut random: Ra
             if !scene.is_open().await {
                 break;
             }
-            if one_in(&mut random, 3) {
-                scene.pause(within(&mut random, 0, 10)).await;
-            }
+            scene.pause(random.below(12)).await;
         }
         if one_in(&mut random, 2) {
             connection.reset();
@@ -241,6 +239,8 @@ pub(crate) async fn idempotent(scene: Rc<Scene>, targets: Vec<Target>, random: R
             if scene.quit.get() && !producer.has_open_batches() {
                 break;
             }
+            let pause = producer.random.below(8);
+            scene.pause(pause).await;
         }
         if one_in(&mut producer.random, 2) {
             connection.reset();

@@ -25,11 +25,11 @@ pub async fn run_checkpoints(
             Err(error) => return Err(error),
         }
         let lsn = journal.start_checkpoint();
-        if let Err(error) = flush().await {
-            journal.poison(&format!(
+        match flush().await {
+            Ok(()) => journal.finish_checkpoint(lsn),
+            Err(error) => journal.poison(&format!(
                 "a checkpoint could not sync the segments: {error}"
-            ));
+            )),
         }
-        journal.finish_checkpoint(lsn);
     }
 }

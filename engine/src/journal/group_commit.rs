@@ -336,6 +336,10 @@ impl Shared {
             lsn <= state.append_lsn(),
             "checkpoint {lsn:?} of the future"
         );
+        // Nothing may be told any more, least of all that something needs no replay.
+        if state.poisoned.is_some() {
+            return;
+        }
         state.checkpoint_lsn = state.checkpoint_lsn.max(lsn);
         drop(state);
         self.work.notify();
@@ -463,6 +467,9 @@ impl Shared {
 pub(super) async fn write_groups(shared: Rc<Shared>) {
     while shared.work_to_do().await {
         shared.io.yield_now().await;
+        if shared.state.borrow().poisoned.is_some() {
+            break;
+        }
         match shared.write_group().await {
             Ok(false) => {}
             Ok(true) => break,

@@ -302,6 +302,32 @@ fn without_checkpoints_appends_wait_and_the_ring_keeps_its_length() {
     assert_eq!(directory.journal_files(), Vec::<PathBuf>::new());
 }
 
+/// A checkpoint failed just when the writer was about to write a group: the group told that all was
+/// checkpointed, and the next replay passed over what had been acknowledged.
+#[test]
+fn no_group_tells_of_a_checkpoint_that_failed() {
+    for yields in 0..4 {
+        let directory = Directory::new();
+        let path = directory.0.clone();
+        run(|io| async move {
+            let journal = Journal::open(&io, options(&path, 4)).await.unwrap();
+            let lsn = append(&journal, 0, 0, b"first");
+            journal.durable(lsn).await.unwrap();
+            append(&journal, 0, 5, b" second");
+            for _ in 0..yields {
+                io.yield_now().await;
+            }
+            let lsn = journal.start_checkpoint();
+            journal.poison("a segment could not be synced");
+            journal.finish_checkpoint(lsn);
+            io.sleep(Duration::from_millis(20)).await;
+        });
+        replay_now(&directory.0).unwrap();
+        let replayed = fs::read(segment(&directory.0, 0, 0)).unwrap();
+        assert!(replayed.starts_with(b"first"), "{yields} yields");
+    }
+}
+
 #[test]
 fn a_failed_checkpoint_or_write_poisons() {
     let directory = Directory::new();
