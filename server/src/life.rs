@@ -81,7 +81,7 @@ pub async fn open(
     let shard = Shard::start(id, io, &broker, mailbox, durability, seed);
     shard.publish(image);
     if let Some(store) = store {
-        store.know_log_starts(&partitions);
+        store.know_checkpoints(&partitions);
         shard.set_store(store);
         alter::limit_connections(&shard);
     }

@@ -220,13 +220,19 @@ async fn add_partitions(
 // ---- log start offsets ---------------------------------------------------------------------------
 
 impl Store {
-    /// Takes note of the log start offsets that were found.
-    pub fn know_log_starts(&self, found: &BTreeMap<(String, i32), FoundPartition>) {
+    /// Takes note of the log start offsets and recovery points that were found: who is deleted must
+    /// take his along.
+    pub fn know_checkpoints(&self, found: &BTreeMap<(String, i32), FoundPartition>) {
         let start = |(key, found): (&(String, i32), &FoundPartition)| {
             Some((key.clone(), found.opening.log_start_offset?))
         };
         let starts = found.iter().filter_map(start);
         self.log_starts.borrow_mut().extend(starts);
+        let points = found
+            .iter()
+            .filter(|(_, found)| found.opening.recovery_point > 0);
+        let points = points.map(|(key, found)| (key.clone(), found.opening.recovery_point));
+        self.recovery_points.borrow_mut().extend(points);
     }
 }
 

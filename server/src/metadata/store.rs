@@ -53,7 +53,7 @@ pub struct Store {
     pub(super) controller: RefCell<Controller>,
     pub(super) directories: Vec<PathBuf>,
     pub(super) places: RefCell<Places>,
-    recovery_points: RefCell<BTreeMap<(String, i32), i64>>,
+    pub(super) recovery_points: RefCell<BTreeMap<(String, i32), i64>>,
     /// Of the partitions whose log does not begin with offset 0.
     pub(super) log_starts: RefCell<BTreeMap<(String, i32), i64>>,
     /// Next producer id, and the end of the block that is reserved on disk.
