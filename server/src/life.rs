@@ -120,15 +120,21 @@ async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
             continue;
         }
         if let Err(error) = partition.log.flush().await {
-            // A deleted partition's log refuses; nobody misses it. A new one may have its name.
-            let present = shard.partition(&partition.topic().name, partition.index);
-            if present.is_some_and(|present| Rc::ptr_eq(&present, &partition)) {
+            // The log of a deleted partition refuses, nobody misses it; so does one that was closed
+            // meanwhile, which has synced everything itself.
+            if is_present(shard, &partition) && partition.log.is_dirty() {
                 return Err(std::io::Error::other(error.to_string()));
             }
         }
     }
     store::record_recovery_points(shard, recovery_points(shard)).await;
     Ok(())
+}
+
+/// Whether the partition was not deleted; another one may have its name by now.
+fn is_present(shard: &Shard, partition: &Rc<Partition>) -> bool {
+    let present = shard.partition(&partition.topic().name, partition.index);
+    present.is_some_and(|present| Rc::ptr_eq(&present, partition))
 }
 
 fn recovery_points(shard: &Shard) -> Vec<((String, i32), Uuid, i64)> {
@@ -222,6 +228,8 @@ pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
         let log = &partition.log;
         match log.close().await {
             Ok(point) => ends.push((key, point, log.log_start_offset())),
+            // It is being deleted: nobody misses it.
+            Err(_) if !is_present(shard, &partition) => continue,
             Err(error) => {
                 first_error.get_or_insert(error.to_string());
                 continue;

@@ -186,6 +186,7 @@ async fn add_partitions(
         .topic(&topic.name)
         .cloned();
     let before = known.map_or(0, |known| known.partitions);
+    store::drop_stale_checkpoints(&shard.io, store).await?;
     // One after the other: a crash in between must not leave a gap in the numbers.
     for index in before..topic.partitions {
         let place = store.emptiest_directory();

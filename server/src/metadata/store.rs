@@ -56,6 +56,8 @@ pub struct Store {
     pub(super) recovery_points: RefCell<BTreeMap<(String, i32), i64>>,
     /// Of the partitions whose log does not begin with offset 0.
     pub(super) log_starts: RefCell<BTreeMap<(String, i32), i64>>,
+    /// The checkpoint files may still have partitions that were deleted.
+    has_stale_checkpoints: Cell<bool>,
     /// Next producer id, and the end of the block that is reserved on disk.
     producer_ids: Cell<(i64, i64)>,
     /// Taken with the turnstile only.
@@ -80,6 +82,7 @@ impl Store {
             places: RefCell::new(places),
             recovery_points: RefCell::default(),
             log_starts: RefCell::default(),
+            has_stale_checkpoints: Cell::default(),
             producer_ids: Cell::new((producer_id, producer_id)),
             doomed: RefCell::default(),
             turnstile: Turnstile::default(),
@@ -144,6 +147,7 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
     let _turn = store.turnstile.enter().await;
     let id = new_topic_id(shard);
     let topic = Arc::new(store.controller.borrow().plan_topic(wish, id)?);
+    drop_stale_checkpoints(&shard.io, &store).await?;
     if !topic.overrides.is_empty() {
         write_topics(&shard.io, &store, Some(&topic)).await?;
     }
@@ -316,15 +320,31 @@ pub(super) async fn remove_partitions(shard: &Rc<Shard>, name: &str, indexes: Ra
         has_checkpoint |= store.log_starts.borrow_mut().remove(&key).is_some();
     }
     if has_checkpoint {
-        // Before a topic of the same name can be created: it must not get them.
-        let _turn = store.checkpoints.enter().await;
-        let points = write_recovery_points(&shard.io, &store).await;
-        let starts = write_log_starts(&shard.io, &store).await;
-        if let Err(error) = points.and(starts) {
-            log::error!("Writing checkpoints without {name}: {error}");
+        store.has_stale_checkpoints.set(true);
+        if let Err(refusal) = drop_stale_checkpoints(&shard.io, &store).await {
+            log::error!("Writing checkpoints without {name}: {}", refusal.message);
         }
     }
     results.into_iter().all(|result| result == Ok(true))
+}
+
+/// A new partition must not get the checkpoints of a deleted one of its name: its records would
+/// count as damage after a crash.
+///
+/// # Errors
+/// KAFKA_STORAGE_ERROR if they could not be written: no partition may be made then.
+pub(super) async fn drop_stale_checkpoints(io: &Io, store: &Store) -> Result<(), Refusal> {
+    if !store.has_stale_checkpoints.get() {
+        return Ok(());
+    }
+    let _turn = store.checkpoints.enter().await;
+    let points = write_recovery_points(io, store).await;
+    let starts = write_log_starts(io, store).await;
+    points
+        .and(starts)
+        .map_err(|error| storage_error(error.to_string()))?;
+    store.has_stale_checkpoints.set(false);
+    Ok(())
 }
 
 /// The directory's new name says that it goes; its files go when nobody reads them any more.
