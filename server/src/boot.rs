@@ -26,6 +26,7 @@ use crate::config::BrokerConfig;
 use crate::group::driver;
 use crate::metadata::alter;
 use crate::metadata::controller::Controller;
+use crate::metadata::doomed;
 use crate::metadata::state::{GROUP_TOPIC, Image, Topic};
 use crate::metadata::store::{PRODUCER_IDS_FILE, Places, TOPICS_FILE, parse_topics, read_text};
 use crate::partition::{Partition, log_config};
@@ -100,8 +101,11 @@ pub async fn find(
         ),
     };
     complete_identity(io, config, &cluster_id).await?;
-    let ids = topic_ids(io, &partitions, random).await?;
     let first = &config.log_dirs[0];
+    let of_found = |found: &FoundPartition| found.directory.clone();
+    doomed::bury(io, first, &mut partitions, of_found).await?;
+    places.retain(|key, _| partitions.contains_key(key));
+    let ids = topic_ids(io, &partitions, random).await?;
     replay(io, first, &partitions, &ids).await?;
     let settings = read_text(io, &first.join(TOPICS_FILE)).await?;
     let settings = parse_topics(&settings)

@@ -7,5 +7,6 @@
 pub mod alter;
 pub mod config_change;
 pub mod controller;
+pub mod doomed;
 pub mod state;
 pub mod store;

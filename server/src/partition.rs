@@ -95,7 +95,12 @@ impl From<BatchError> for AppendError {
 
 impl From<LogError> for AppendError {
     fn from(error: LogError) -> AppendError {
-        AppendError::new(ResponseError::KafkaStorageError, error.to_string())
+        // As Kafka: not worth a retry, unlike an error of the storage.
+        let code = match error {
+            LogError::TooLarge { .. } => ResponseError::RecordListTooLarge,
+            _ => ResponseError::KafkaStorageError,
+        };
+        AppendError::new(code, error.to_string())
     }
 }
 

@@ -344,7 +344,10 @@ fn stop(
 }
 
 /// Checkpoint files and the mark of a clean stop of one log directory.
-async fn write_end(
+///
+/// # Errors
+/// What could not be written; the next start recovers then.
+pub async fn write_end(
     io: &Io,
     directory: &Path,
     ends: &Ends,

@@ -408,6 +408,11 @@ impl World {
         self.lock().chaos.planned.push((fault, path.to_owned()));
     }
 
+    /// Takes back the faults of [`Self::fail_next`] that have not struck.
+    pub fn fail_no_more(&self) {
+        self.lock().chaos.planned.clear();
+    }
+
     /// The disk answers nothing for `duration`; what is asked meanwhile is done after it.
     pub fn stall_disk(&self, duration: Duration) {
         let mut state = self.lock();

@@ -2,7 +2,7 @@
 //! to all shards. Lives on shard 0; any shard may ask.
 //!
 //! In this release the topics are those found in the log directories. What has no place there
-//! stands in two plain files of the first log directory (Apache Kafka ignores plain files):
+//! stands in plain files of the first log directory (Apache Kafka ignores plain files):
 //! `.ringlog-topics` (settings of topics) and `.ringlog-producer-ids` (the next block of producer
 //! ids). Both are replaced atomically and durably before anything that depends on them is answered.
 
@@ -22,10 +22,11 @@ use ringlog_engine::log::LogError;
 use ringlog_engine::log::checkpoint::{
     self, LOG_START_OFFSET_FILE, OffsetEntry, RECOVERY_POINT_FILE,
 };
-use ringlog_engine::log::directory::partition_directory_name;
+use ringlog_engine::log::directory::{self, partition_directory_name};
 use uuid::Uuid;
 
 use super::controller::{Controller, Refusal};
+use super::doomed::{Doomed, DoomedTopics};
 use super::state::{GROUP_TOPIC, Image, Topic};
 use crate::boot::checkpoint_entry;
 use crate::config::topic::Overrides;
@@ -57,6 +58,8 @@ pub struct Store {
     pub(super) log_starts: RefCell<BTreeMap<(String, i32), i64>>,
     /// Next producer id, and the end of the block that is reserved on disk.
     producer_ids: Cell<(i64, i64)>,
+    /// Taken with the turnstile only.
+    doomed: RefCell<DoomedTopics>,
     /// One change at a time.
     pub(super) turnstile: Turnstile,
     /// One write of checkpoint files at a time.
@@ -78,6 +81,7 @@ impl Store {
             recovery_points: RefCell::default(),
             log_starts: RefCell::default(),
             producer_ids: Cell::new((producer_id, producer_id)),
+            doomed: RefCell::default(),
             turnstile: Turnstile::default(),
             checkpoints: Turnstile::default(),
         }
@@ -143,6 +147,10 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
     if !topic.overrides.is_empty() {
         write_topics(&shard.io, &store, Some(&topic)).await?;
     }
+    // One directory is there or not, of several some may be.
+    if topic.partitions > 1 {
+        doom(shard, &store, &topic).await?;
+    }
     let mut openings = Vec::new();
     for index in 0..topic.partitions {
         let place = store.emptiest_directory();
@@ -160,13 +168,18 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
     let results = future::join_all(openings).await;
     let failed = results.into_iter().find_map(|result| match result {
         Ok(Ok(())) => None,
-        Ok(Err(message)) => Some(message),
-        Err(ShardGone) => Some("the broker is stopping".to_owned()),
+        Ok(Err(message)) => Some(storage_error(message)),
+        Err(gone_shard) => Some(gone(gone_shard)),
     });
-    if let Some(message) = failed {
-        log::error!("Cannot create topic {}: {message}", topic.name);
+    let mut done = failed.map_or(Ok(()), Err);
+    if done.is_ok() && topic.partitions > 1 {
+        done = spare(shard, &store, &topic).await;
+    }
+    if let Err(refusal) = done {
+        log::error!("Cannot create topic {}: {}", topic.name, refusal.message);
+        // It stays doomed: should something be left, the next start removes it.
         remove_partitions(shard, &topic.name, 0..topic.partitions).await;
-        return Err(storage_error(message));
+        return Err(refusal);
     }
     let image = store.controller.borrow_mut().created((*topic).clone());
     publish(shard, &image).await;
@@ -177,6 +190,29 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
         topic.id
     );
     Ok(topic)
+}
+
+/// The topic must be gone after a crash; see [`super::doomed`].
+async fn doom(shard: &Shard, store: &Store, topic: &Topic) -> Result<(), Refusal> {
+    let doomed = Doomed {
+        name: topic.name.clone(),
+        id: topic.id,
+        first_partition: 0,
+    };
+    let mut lines = store.doomed.take();
+    let written = lines.add(&shard.io, &store.directories[0], doomed).await;
+    store.doomed.replace(lines);
+    written
+}
+
+/// The topic is complete, or completely gone.
+async fn spare(shard: &Shard, store: &Store, topic: &Topic) -> Result<(), Refusal> {
+    let mut lines = store.doomed.take();
+    let written = lines
+        .remove(&shard.io, &store.directories[0], topic.id)
+        .await;
+    store.doomed.replace(lines);
+    written
 }
 
 fn new_topic_id(shard: &Shard) -> Uuid {
@@ -191,9 +227,15 @@ pub(super) async fn open_new(
     directory: &Path,
 ) -> Result<(), String> {
     let config = partition::log_config(&topic, index);
-    let log = ringlog_engine::log::Log::create(&shard.files, directory, topic.id, config)
-        .await
-        .map_err(|error| error.to_string())?;
+    let created = ringlog_engine::log::Log::create(&shard.files, directory, topic.id, config).await;
+    let log = match created {
+        Ok(log) => log,
+        Err(error) => {
+            // Half a partition must not be in the way of the next try.
+            let _ = directory::remove_directory_tree(&shard.io, directory).await;
+            return Err(error.to_string());
+        }
+    };
     let is_group = topic.name == GROUP_TOPIC;
     let partition = Partition::new(topic, index, log, ProducerState::default());
     shard.add_partition(partition.clone());
@@ -234,9 +276,10 @@ async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
             message,
         });
     };
+    doom(shard, &store, &topic).await?;
     let image = store.controller.borrow_mut().deleted(name);
     publish(shard, &image).await;
-    remove_partitions(shard, &topic.name, 0..topic.partitions).await;
+    let is_gone = remove_partitions(shard, &topic.name, 0..topic.partitions).await;
     let forgets = (0..shard.shard_count()).map(|target| {
         let (name, partitions) = (topic.name.clone(), topic.partitions);
         shard.on(target, move |shard: Rc<Shard>| async move {
@@ -247,11 +290,20 @@ async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
     if !topic.overrides.is_empty() {
         write_topics(&shard.io, &store, None).await?;
     }
+    if is_gone {
+        // If not, the next start looks for it in vain.
+        let _ = spare(shard, &store, &topic).await;
+    }
     log::info!("Deleted topic {name}, id {}", topic.id);
     Ok(topic.id)
 }
 
-pub(super) async fn remove_partitions(shard: &Rc<Shard>, name: &str, indexes: Range<i32>) {
+/// Returns whether all of them are gone from the disk.
+pub(super) async fn remove_partitions(
+    shard: &Rc<Shard>,
+    name: &str,
+    indexes: Range<i32>,
+) -> bool {
     let store = shard.store();
     let removals = indexes.clone().map(|index| {
         let name = name.to_owned();
@@ -259,7 +311,7 @@ pub(super) async fn remove_partitions(shard: &Rc<Shard>, name: &str, indexes: Ra
         let job = move |shard: Rc<Shard>| async move { remove_here(&shard, &name, index).await };
         shard.on(target, job)
     });
-    future::join_all(removals).await;
+    let results = future::join_all(removals).await;
     let mut has_checkpoint = false;
     for index in indexes {
         let key = (name.to_owned(), index);
@@ -276,12 +328,13 @@ pub(super) async fn remove_partitions(shard: &Rc<Shard>, name: &str, indexes: Ra
             log::error!("Writing checkpoints without {name}: {error}");
         }
     }
+    results.into_iter().all(|result| result == Ok(true))
 }
 
 /// The directory's new name says that it goes; its files go when nobody reads them any more.
-async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) {
+async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) -> bool {
     let Some(partition) = shard.remove_partition(name, index) else {
-        return;
+        return true;
     };
     partition.wake_watchers();
     let topic_id = partition.topic().id;
@@ -298,14 +351,17 @@ async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) {
         Ok(directory) => {
             let io = shard.io.clone();
             shard.io.spawn(async move {
-                let removed =
-                    ringlog_engine::log::directory::remove_directory_tree(&io, &directory).await;
+                let removed = directory::remove_directory_tree(&io, &directory).await;
                 if let Err(error) = removed {
                     log::error!("Deleting {}: {error}", directory.display());
                 }
             });
+            true
         }
-        Err(error) => log::error!("Deleting {name}-{index}: {error}"),
+        Err(error) => {
+            log::error!("Deleting {name}-{index}: {error}");
+            false
+        }
     }
 }
 

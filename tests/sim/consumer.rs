@@ -1,0 +1,194 @@
+//! Consumers without a group: long polls at the high watermark, and looks at the offsets.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{BrokerId, ListOffsetsRequest};
+use ringlog_tests::call::{Fetch, only_partition, topic_name};
+use ringlog_tests::random::Random;
+use ringlog_tests::records::{Record, read};
+use uuid::Uuid;
+
+use crate::connection::{Connection, Lost};
+use crate::producer::Target;
+use crate::scene::{Scene, one_in, pick, within};
+
+/// What one fetch brought.
+pub(crate) enum Fetched {
+    /// Records, and the high watermark.
+    Records(Vec<Record>, i64),
+    /// An error.
+    Error(i16),
+}
+
+/// One fetch of one partition.
+pub(crate) async fn fetch(
+    connection: &mut Connection,
+    version: i16,
+    fetch: &Fetch,
+) -> Result<Fetched, Lost> {
+    let answer = connection.call(version, &fetch.request(version)).await?;
+    let data = only_partition(answer);
+    if data.error_code != 0 {
+        return Ok(Fetched::Error(data.error_code));
+    }
+    let contents = read(data.records.as_deref().unwrap_or_default());
+    Ok(Fetched::Records(contents.records, data.high_watermark))
+}
+
+/// A fetch of a topic by its name.
+pub(crate) fn of(scene: &Scene, (topic, partition): Target, offset: i64) -> Fetch {
+    let name = scene.ledger.borrow().topic(topic).name.clone();
+    let mut fetch = Fetch::of(&name, Uuid::nil(), offset);
+    fetch.partition = partition;
+    fetch
+}
+
+/// ListOffsets of one partition: error code and offset.
+pub(crate) async fn list_offset(
+    scene: &Scene,
+    connection: &mut Connection,
+    (topic, partition): Target,
+    timestamp: i64,
+) -> Result<(i16, i64), Lost> {
+    let name = scene.ledger.borrow().topic(topic).name.clone();
+    let partition = ListOffsetsPartition::default()
+        .with_partition_index(partition)
+        .with_timestamp(timestamp);
+    let topic = ListOffsetsTopic::default()
+        .with_name(topic_name(&name))
+        .with_partitions(vec![partition]);
+    let request = ListOffsetsRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_topics(vec![topic]);
+    let answer = connection.call(1, &request).await?;
+    let partition = &answer.topics[0].partitions[0];
+    Ok((partition.error_code, partition.offset))
+}
+
+/// Reads random ones of `targets` until the end.
+pub(crate) async fn consume(scene: Rc<Scene>, targets: Vec<Target>, mut random: Random) {
+    let mut positions: BTreeMap<Target, i64> = BTreeMap::new();
+    while scene.is_open().await {
+        let Ok(mut connection) = scene.connect() else {
+            scene.pause(within(&mut random, 1, 20)).await;
+            continue;
+        };
+        for _ in 0..within(&mut random, 1, 60) {
+            let target = pick(&mut random, &targets);
+            let step = if one_in(&mut random, 8) {
+                look(&scene, &mut connection, target).await
+            } else {
+                poll(&scene, &mut connection, target, &mut positions, &mut random).await
+            };
+            if step.is_err() || !scene.is_open().await {
+                break;
+            }
+        }
+        if one_in(&mut random, 2) {
+            connection.reset();
+        }
+    }
+}
+
+/// The ends of a partition.
+async fn look(scene: &Scene, connection: &mut Connection, target: Target) -> Result<(), Lost> {
+    let before = scene.ledger.borrow().high_watermark(target.0, target.1);
+    let (code, earliest) = list_offset(scene, connection, target, -2).await?;
+    if code != 0 {
+        scene.tolerate("ListOffsets", code);
+        return Ok(());
+    }
+    assert_eq!(earliest, 0, "the first offset of {target:?}");
+    let (code, latest) = list_offset(scene, connection, target, -1).await?;
+    if code != 0 {
+        scene.tolerate("ListOffsets", code);
+        return Ok(());
+    }
+    let mut ledger = scene.ledger.borrow_mut();
+    ledger.show_high_watermark(target.0, target.1, latest, before);
+    ledger.count("looks at offsets", 1);
+    Ok(())
+}
+
+async fn poll(
+    scene: &Scene,
+    connection: &mut Connection,
+    target: Target,
+    positions: &mut BTreeMap<Target, i64>,
+    random: &mut Random,
+) -> Result<(), Lost> {
+    let position = positions.entry(target).or_default();
+    if one_in(random, 10) {
+        *position = 0;
+    }
+    let mut wish = of(scene, target, *position);
+    wish.max_wait_ms = pick(random, &[0, 10, 100, 500]);
+    wish.min_bytes = pick(random, &[0, 1, 1, 2000]);
+    wish.partition_max_bytes = pick(random, &[1, 5000, 1 << 20]);
+    let version = pick(random, &[4, 5, 6, 7, 9, 10, 11, 12]);
+    let before = scene.ledger.borrow().high_watermark(target.0, target.1);
+    let fetched = fetch(connection, version, &wish).await?;
+    let (records, high_watermark) = match fetched {
+        Fetched::Records(records, high_watermark) => (records, high_watermark),
+        Fetched::Error(1) => {
+            assert!(
+                *position > before,
+                "offset {position} of {target:?} is out of range, the high watermark was {before}"
+            );
+            *position = 0;
+            return Ok(());
+        }
+        Fetched::Error(code) => {
+            scene.tolerate("fetch", code);
+            return Ok(());
+        }
+    };
+    let mut ledger = scene.ledger.borrow_mut();
+    ledger.count("fetch requests", 1);
+    ledger.show_high_watermark(target.0, target.1, high_watermark, before);
+    ledger.fetched(target.0, target.1, &records, high_watermark);
+    match records.last() {
+        Some(last) => {
+            assert!(
+                records[0].offset <= *position && *position <= last.offset,
+                "offset {position} was asked for, {}..={} came",
+                records[0].offset,
+                last.offset
+            );
+            *position = last.offset + 1;
+        }
+        None => assert!(
+            *position >= before,
+            "offset {position} of {target:?} is below the high watermark {before}, nothing came"
+        ),
+    }
+    Ok(())
+}
+
+/// All records of a partition up to its high watermark, and that.
+pub(crate) async fn read_all(
+    scene: &Scene,
+    connection: &mut Connection,
+    target: Target,
+) -> Result<Result<(Vec<Record>, i64), i16>, Lost> {
+    let mut records: Vec<Record> = Vec::new();
+    loop {
+        let next = records.last().map_or(0, |last| last.offset + 1);
+        let mut wish = of(scene, target, next);
+        wish.max_bytes = 1 << 20;
+        wish.partition_max_bytes = 1 << 20;
+        match fetch(connection, 11, &wish).await? {
+            Fetched::Error(code) => return Ok(Err(code)),
+            Fetched::Records(more, high_watermark) => {
+                let more = more.into_iter().filter(|record| record.offset >= next);
+                let count = records.len();
+                records.extend(more);
+                if records.len() == count || records.len() as i64 >= high_watermark {
+                    return Ok(Ok((records, high_watermark)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The directory that a clean stop leaves: whole batches, gapless offsets, no journal.
+
+use std::collections::BTreeMap;
+
+use ringlog::config::BrokerConfig;
+use ringlog_engine::io::sim::World;
+use ringlog_tests::records::read;
+
+use crate::ledger::Ledger;
+
+/// Checks all logs; gives the number of their bytes.
+pub(crate) fn check(world: &World, config: &BrokerConfig, ledger: &Ledger) -> u64 {
+    let mut bytes = 0;
+    let mut segments: BTreeMap<String, Vec<(i64, String)>> = BTreeMap::new();
+    for (path, length) in world.files() {
+        assert!(
+            !path.contains(".ringlog-journal"),
+            "{path} ({length} bytes) is left after a clean stop"
+        );
+        if let Some((directory, file)) = path.rsplit_once('/')
+            && let Some(base) = file.strip_suffix(".log")
+        {
+            let base = base
+                .parse()
+                .unwrap_or_else(|_| panic!("{path} is no segment"));
+            segments
+                .entry(directory.to_owned())
+                .or_default()
+                .push((base, path.clone()));
+            bytes += length;
+        }
+    }
+    for (directory, mut segments) in segments {
+        segments.sort();
+        let mut next = 0;
+        for (base, path) in segments {
+            assert_eq!(base, next, "{path} does not follow the segment before it");
+            let file = world
+                .read_file(&path)
+                .unwrap_or_else(|error| panic!("{path}: {error}"));
+            let contents = read(&file);
+            assert!(!contents.partial, "{path} ends within a batch");
+            for record in &contents.records {
+                assert_eq!(record.offset, next, "a gap in {path}");
+                next += 1;
+            }
+        }
+        let end = end_of(ledger, &directory);
+        if let Some(end) = end {
+            assert_eq!(next, end, "the end of {directory}");
+        }
+    }
+    for directory in &config.log_dirs {
+        let mark = directory.join(".kafka_cleanshutdown");
+        assert!(
+            world.read_file(&mark).is_ok(),
+            "{} is missing",
+            mark.display()
+        );
+    }
+    bytes
+}
+
+/// The high watermark of the partition of a directory, if the ledger knows it.
+fn end_of(ledger: &Ledger, directory: &str) -> Option<i64> {
+    let (topic, partition) = directory.rsplit('/').next()?.rsplit_once('-')?;
+    let is_it = |number: &usize| {
+        let found = ledger.topic(*number);
+        found.name == topic && found.existence == crate::ledger::Existence::Sure
+    };
+    let number = ledger.topics().find(is_it)?;
+    Some(ledger.high_watermark(number, partition.parse().ok()?))
+}
