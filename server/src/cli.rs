@@ -5,6 +5,7 @@
 
 pub mod port;
 pub mod serve;
+pub mod zookeeper;
 
 use std::env;
 use std::ffi::OsString;
@@ -52,6 +53,8 @@ struct Cli {
 enum Command {
     /// Run the broker
     Serve(Box<ServeArgs>),
+    /// Run the ZooKeeper service alone
+    Zookeeper(zookeeper::ZookeeperArgs),
     /// Explain keys and check files of configuration
     Config(ConfigArgs),
 }
@@ -104,6 +107,7 @@ fn run_with(
     match cli.command {
         None => run_serve(cli.flags, None, environment, serve),
         Some(Command::Serve(args)) => run_serve(args.flags, args.config, environment, serve),
+        Some(Command::Zookeeper(args)) => run_zookeeper(args, &environment),
         Some(Command::Config(args)) => match args.command {
             ConfigCommand::Explain { key } => explain(&key),
             ConfigCommand::Check { file } => check(&file),
@@ -117,10 +121,7 @@ fn run_serve(
     environment: Vec<(String, String)>,
     serve: fn(BrokerConfig) -> Result<(), ServeError>,
 ) -> Exit {
-    let level = environment
-        .iter()
-        .find(|(name, _)| name == logging::LEVEL_ENV);
-    if let Err(message) = logging::init(level.map(|(_, value)| value.as_str())) {
+    if let Err(message) = begin_log(&environment) {
         return fail(&message);
     }
     let port_file = flags.port_file.clone();
@@ -136,6 +137,20 @@ fn run_serve(
             }
         }
         Err(error) => fail_config(&error),
+    }
+}
+
+fn begin_log(environment: &[(String, String)]) -> Result<(), String> {
+    let level = environment
+        .iter()
+        .find(|(name, _)| name == logging::LEVEL_ENV);
+    logging::init(level.map(|(_, value)| value.as_str()))
+}
+
+fn run_zookeeper(args: zookeeper::ZookeeperArgs, environment: &[(String, String)]) -> Exit {
+    match begin_log(environment).and_then(|()| zookeeper::run(args)) {
+        Ok(()) => Exit::Ok,
+        Err(message) => fail(&message),
     }
 }
 

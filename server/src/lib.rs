@@ -21,3 +21,4 @@ pub mod serve;
 pub mod shard;
 mod turnstile;
 pub mod watcher;
+pub mod zookeeper;
