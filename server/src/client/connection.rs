@@ -138,6 +138,13 @@ impl Connection {
         }
     }
 
+    /// Keeps to older versions of `R`, for a caller that reads answers by their layout.
+    pub fn cap_version<R: Request>(&mut self, max: i16) {
+        if let Some((_, high)) = self.versions.get_mut(&R::KEY) {
+            *high = (*high).min(max);
+        }
+    }
+
     /// Sends and waits for the answer.
     ///
     /// # Errors
