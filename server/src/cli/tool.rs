@@ -20,6 +20,9 @@ pub enum ToolError {
     /// A broker said so, or could not be asked.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// A record batch could not be built.
+    #[error(transparent)]
+    Records(#[from] ringlog_engine::record::BatchError),
     /// Standard output is closed, or a file cannot be read.
     #[error("{0}")]
     Io(#[from] io::Error),
