@@ -336,6 +336,7 @@ fn print_members(group: &DescribedGroup, verbose: bool, out: &mut dyn Write) -> 
     let instance_width = longest(instances.clone(), 17);
     let host_width = longest(members.iter().map(|m| m.client_host.as_str()).collect(), 15);
     let client_width = longest(members.iter().map(|m| m.client_id.as_str()).collect(), 15);
+    writeln!(out)?;
     let mut line = |cells: [&str; 6], assignment: &str| {
         let [group, id, instance, host, client, count] = cells;
         let instance = if has_instances {
@@ -350,7 +351,7 @@ fn print_members(group: &DescribedGroup, verbose: bool, out: &mut dyn Write) -> 
         )
     };
     let header = ["GROUP", "CONSUMER-ID", "GROUP-INSTANCE-ID", "HOST", "CLIENT-ID", "#PARTITIONS"];
-    line(["\nGROUP", header[1], header[2], header[3], header[4], header[5]], "ASSIGNMENT")?;
+    line(header, "ASSIGNMENT")?;
     for (member, instance) in members.iter().zip(instances) {
         let partitions = assigned_partitions(&member.member_assignment);
         let count = partitions.len().to_string();
