@@ -1,4 +1,243 @@
-//! `ringlog-bench`: the load generator.
+//! `ringlog-bench`: loads a Kafka broker from outside, checks what it kept, and tells what it cost.
+//!
+//! ```text
+//! cli        flags -> workload     marks, startup   the project's own tables
+//! target     starts the broker     run              warm up, measure, verify
+//! workload   batches, pre-built    produce, fetch   the hot path, over frames and transport
+//! schedule   when requests leave   phase            window, counters, limits
+//! verify     count, order, bytes   resources        CPU, memory, both sides
+//! client     control requests      report           JSON and lines
+//! ```
+//! Invariants: nothing on the hot path encodes, allocates per record or asks the server's code; every
+//! number comes with its verification; a failed or invalid run exits with a code that is not 0.
+//! Exit codes: 0 valid, 1 failed or invalid, 2 usage (clap's).
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod cli;
+mod client;
+mod environment;
+mod failure;
+mod fetch;
+mod frames;
+mod marks;
+mod phase;
+mod produce;
+mod report;
+mod resources;
+mod run;
+mod schedule;
+mod startup;
+mod target;
+mod transport;
+mod verify;
+mod workload;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use cli::{Cli, Command, FetchArgs, Io, ProduceArgs, StartupArgs, TargetArgs};
+use environment::Environment;
+use failure::Failure;
+use report::{Document, Spread, Summary, say};
+use run::{Broker, Run};
+use startup::Start;
+use target::Target;
+use transport::{Epoll, Transport, Uring};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.io {
+        Io::Uring => transport::run_uring(execute::<Uring>(cli.command)),
+        Io::Epoll => transport::run_epoll(execute::<Epoll>(cli.command)),
+    };
+    match result.map_err(Failure::system("starting the generator")) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) | Err(failure) => {
+            complain(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where failures are told")]
+fn complain(failure: &Failure) {
+    eprintln!("ringlog-bench: {failure}");
+}
+
+/// A signal drops the command, and with it the broker that it started.
+async fn execute<T: Transport>(command: Command) -> Result<(), Failure> {
+    let signal = |kind| signal(kind).map_err(Failure::system("listening to signals"));
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = run_command::<T>(command) => result,
+        _ = interrupt.recv() => Err(Failure::Interrupted),
+        _ = terminate.recv() => Err(Failure::Interrupted),
+    }
+}
+
+async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Produce(args) => produce::<T>(&args).await,
+        Command::Fetch(args) => fetch::<T>(&args).await,
+        Command::Startup(args) => startup::<T>(&args).await,
+        Command::Marks(args) => {
+            pin(args.spawn_args.no_pin)?;
+            marks::marks::<T>(&args).await
+        }
+    }
+}
+
+async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
+    let (workload, limit) = args.plan()?;
+    let (target, environment) = begin(&args.target).await?;
+    let broker = Broker {
+        address: target.address,
+        pid: target.pid,
+    };
+    let run = run::produce::<T>(broker, &workload, args.warm_up, limit).await;
+    finish::<T>(
+        "produce",
+        target,
+        environment,
+        run,
+        args.target.output.as_deref(),
+    )
+}
+
+async fn fetch<T: Transport>(args: &FetchArgs) -> Result<(), Failure> {
+    let workload = args.load.workload()?;
+    let (target, environment) = begin(&args.target).await?;
+    let broker = Broker {
+        address: target.address,
+        pid: target.pid,
+    };
+    let run = run::fetch::<T>(broker, &workload, args.fill, args.passes).await;
+    finish::<T>(
+        "fetch",
+        target,
+        environment,
+        run,
+        args.target.output.as_deref(),
+    )
+}
+
+/// Does nothing to a machine with one CPU.
+fn pin(no_pin: bool) -> Result<(), Failure> {
+    if !no_pin {
+        target::pin_generator()?;
+    }
+    Ok(())
+}
+
+async fn begin(args: &TargetArgs) -> Result<(Target, Environment), Failure> {
+    pin(args.spawn_args.no_pin)?;
+    let target = match &args.bootstrap {
+        Some(bootstrap) => Target::foreign(bootstrap, args.pid)?,
+        None => Target::spawn(args.spawn, args.durability, &args.spawn_args).await?,
+    };
+    Ok((target, Environment::capture(&args.spawn_args.work_dir())))
+}
+
+#[derive(Serialize)]
+struct RunBody {
+    io: &'static str,
+    target: String,
+    summary: Option<Summary>,
+}
+
+fn finish<T: Transport>(
+    kind: &'static str,
+    target: Target,
+    environment: Environment,
+    run: Result<Run, Failure>,
+    output: Option<&Path>,
+) -> Result<(), Failure> {
+    let mut body = RunBody {
+        io: T::NAME,
+        target: target.command.clone(),
+        summary: None,
+    };
+    let run = match run {
+        Ok(run) => run,
+        Err(failure) => {
+            say(&target.log_tail());
+            if let Some(directory) = output {
+                Document::failed(kind, environment, failure.to_string(), body).write(directory)?;
+            }
+            return Err(failure);
+        }
+    };
+    target.stop()?;
+    for line in run.summary.lines() {
+        say(&line);
+    }
+    body.summary = Some(run.summary);
+    if let Some(directory) = output {
+        Document::new(kind, environment, run.reasons.clone(), body).write(directory)?;
+    }
+    if run.reasons.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Target(format!(
+            "INVALID: {}",
+            run.reasons.join("; ")
+        )))
+    }
+}
+
+#[derive(Serialize)]
+struct StartupBody {
+    io: &'static str,
+    target: String,
+    first_produce_ms: Spread,
+    idle_resident_mib: Spread,
+    starts: Vec<Start>,
+}
+
+async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
+    pin(args.spawn_args.no_pin)?;
+    let environment = Environment::capture(&args.spawn_args.work_dir());
+    let mut starts = Vec::new();
+    let mut command = String::new();
+    for _ in 0..args.runs {
+        let target = Target::spawn(args.spawn, args.durability, &args.spawn_args).await?;
+        starts.push(startup::measure::<T>(&target).await?);
+        command.clone_from(&target.command);
+        target.stop()?;
+    }
+    let spread = |value: fn(&Start) -> f64| {
+        let values: Vec<_> = starts.iter().map(value).collect();
+        Spread::of(&values).ok_or_else(|| Failure::Usage("--runs must be at least 1".to_owned()))
+    };
+    let first_produce_ms = spread(|start| start.first_produce_ms)?;
+    let idle_resident_mib = spread(|start| start.idle_resident_mib)?;
+    for (name, unit, spread) in [
+        (
+            "start to first acknowledged produce",
+            "ms",
+            first_produce_ms,
+        ),
+        ("idle resident memory", "MiB", idle_resident_mib),
+    ] {
+        say(&format!(
+            "{name}: median {:.1} {unit}, min {:.1}, max {:.1}, {} runs",
+            spread.median, spread.min, spread.max, spread.runs
+        ));
+    }
+    if let Some(directory) = &args.output {
+        let body = StartupBody {
+            io: T::NAME,
+            target: command,
+            first_produce_ms,
+            idle_resident_mib,
+            starts,
+        };
+        Document::new("startup", environment, Vec::new(), body).write(directory)?;
+    }
+    Ok(())
+}

@@ -73,6 +73,7 @@ struct Inner {
     timers: RefCell<Timers>,
     now: Cell<Instant>,
     wall_ms: Cell<i64>,
+    turn_count: Cell<u64>,
     completions: RefCell<Vec<(Token, Completion)>>,
 }
 
@@ -83,6 +84,9 @@ struct Timers {
 }
 
 /// A shard's handle to its driver and executor. Cheap to clone; bound to its thread.
+///
+/// Tasks hold clones of it, so the shard ends, and its ring or epoll with it, only after
+/// [`Io::clear_tasks`].
 #[derive(Clone)]
 pub struct Io {
     inner: Rc<Inner>,
@@ -119,6 +123,7 @@ impl Io {
             timers: RefCell::new(Timers::default()),
             now: Cell::new(Instant::default()),
             wall_ms: Cell::new(0),
+            turn_count: Cell::new(0),
             completions: RefCell::new(Vec::new()),
         };
         let io = Io {
@@ -169,8 +174,11 @@ impl Io {
         self.sleep_until(self.now() + duration)
     }
 
-    /// Runs the shard until `future` is ready. Only with a real driver.
+    /// Runs the shard until `future` is ready. Only with a real driver; a simulated shard is run
+    /// by [`sim::World::block_on`].
     pub fn block_on<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
+        // The shard may not have turned for a while: its first timers must not start in the past.
+        self.read_clock();
         let result = Rc::new(RefCell::new(None));
         let slot = result.clone();
         self.spawn(async move {
@@ -178,10 +186,11 @@ impl Io {
             slot.replace(Some(value));
         });
         loop {
+            // A shard that has nothing left to wait for must not fall asleep over the result.
+            self.turn_if(|| result.borrow().is_none());
             if let Some(value) = result.take() {
                 return value;
             }
-            self.turn(true);
         }
     }
 
@@ -189,9 +198,15 @@ impl Io {
     /// timers. Waits in the kernel if nothing is ready and `may_wait`. Returns whether anything
     /// ran, completed or came due.
     pub fn turn(&self, may_wait: bool) -> bool {
+        self.turn_if(|| may_wait)
+    }
+
+    /// A turn that waits if, after the ready tasks have run, `may_wait` says so.
+    fn turn_if(&self, may_wait: impl FnOnce() -> bool) -> bool {
+        self.inner.turn_count.update(|count| count + 1);
         let mut progress = self.inner.executor.run_ready();
         let queue = self.inner.executor.queue();
-        let sleep = may_wait && queue.prepare_sleep();
+        let sleep = may_wait() && queue.prepare_sleep();
         let timeout = if sleep {
             self.time_to_next_timer()
         } else {
@@ -213,6 +228,11 @@ impl Io {
         }
         self.inner.completions.replace(completions);
         progress | self.fire_timers()
+    }
+
+    /// How many turns the shard has taken: an idle one takes none.
+    pub fn turn_count(&self) -> u64 {
+        self.inner.turn_count.get()
     }
 
     /// When the next timer of this shard is due, if there is one.
@@ -309,6 +329,14 @@ impl Io {
         };
         if forgotten {
             self.inner.slots.borrow_mut().remove(token);
+        }
+    }
+
+    /// Whether the shard still runs: always, but for one that a simulated crash has ended.
+    fn is_powered(&self) -> bool {
+        match &*self.inner.driver.borrow() {
+            Driver::Sim(driver) => driver.is_alive(),
+            Driver::Uring(_) | Driver::Poll(_) => true,
         }
     }
 
@@ -428,6 +456,24 @@ impl Io {
             Poll::Pending
         })
         .await;
+    }
+
+    /// The local address of a connection: what its client has dialled (getsockname(2)).
+    ///
+    /// # Errors
+    /// What getsockname answered.
+    pub fn local_address(&self, socket: &Socket) -> io::Result<SocketAddr> {
+        match &mut *self.inner.driver.borrow_mut() {
+            Driver::Sim(driver) => driver.local_address(socket),
+            Driver::Uring(_) | Driver::Poll(_) => system::local_address(socket),
+        }
+    }
+
+    /// Sets SO_SNDBUF and SO_RCVBUF of a connection; `None` leaves the kernel's own sizing.
+    pub fn set_buffer_sizes(&self, socket: &Socket, send: Option<u32>, receive: Option<u32>) {
+        if !self.is_simulated() {
+            system::set_buffer_sizes(socket, send, receive);
+        }
     }
 
     /// Shuts both directions down, which ends a pending receive (shutdown(2)).
@@ -555,6 +601,9 @@ impl Io {
         self.sync_data(&file).await?;
         self.rename(&beside, path).await?;
         match path.parent() {
+            Some(directory) if directory.as_os_str().is_empty() => {
+                self.sync_directory(Path::new(".")).await
+            }
             Some(directory) => self.sync_directory(directory).await,
             None => Ok(()),
         }

@@ -3,4 +3,6 @@
 pub mod clock;
 #[expect(unsafe_code, reason = "the one room that talks to the kernel")]
 pub mod io;
+pub mod journal;
+pub mod log;
 pub mod record;

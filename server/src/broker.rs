@@ -39,7 +39,12 @@ struct ConnectionCounts {
 impl Broker {
     /// A broker that listens.
     pub fn new(config: BrokerConfig, cluster_id: String, listeners: Vec<BoundListener>) -> Broker {
-        Broker { config, cluster_id, listeners, connections: Mutex::default() }
+        Broker {
+            config,
+            cluster_id,
+            listeners,
+            connections: Mutex::default(),
+        }
     }
 
     /// Counts a new connection, unless a limit is reached.
@@ -48,7 +53,10 @@ impl Broker {
     /// The name of the key whose limit is reached.
     pub fn admit(&self, address: IpAddr) -> Result<(), &'static str> {
         let network = &self.config.network;
-        let mut counts = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if counts.total >= network.connections_max {
             return Err("max.connections");
         }
@@ -63,7 +71,10 @@ impl Broker {
 
     /// A connection has ended.
     pub fn dismiss(&self, address: IpAddr) {
-        let mut counts = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         counts.total = counts.total.saturating_sub(1);
         if let Some(of_address) = counts.by_address.get_mut(&address) {
             *of_address -= 1;

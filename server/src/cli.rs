@@ -120,9 +120,9 @@ fn run_with(
             ConfigCommand::Explain { key } => explain(&key),
             ConfigCommand::Check { file } => check(&file),
         },
-        Some(Command::Native(command)) => native::run(command, || {
-            <Cli as clap::CommandFactory>::command()
-        }),
+        Some(Command::Native(command)) => {
+            native::run(command, || <Cli as clap::CommandFactory>::command())
+        }
     }
 }
 

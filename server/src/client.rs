@@ -380,7 +380,8 @@ impl Client {
     }
 
     fn forget_broken(&mut self) {
-        self.connections.retain(|_, connection| connection.is_usable());
+        self.connections
+            .retain(|_, connection| connection.is_usable());
     }
 
     /// Forgets what is known of leaders.
@@ -420,7 +421,11 @@ impl Client {
         }
         let mut kept = answer.clone();
         if let Some(old) = self.metadata.take() {
-            let named: Vec<_> = answer.topics.iter().map(|topic| topic.name.clone()).collect();
+            let named: Vec<_> = answer
+                .topics
+                .iter()
+                .map(|topic| topic.name.clone())
+                .collect();
             let others = old.topics.into_iter();
             kept.topics
                 .extend(others.filter(|topic| !named.contains(&topic.name)));
@@ -526,7 +531,10 @@ impl Client {
                 .as_ref()
                 .is_some_and(|found| found.0.as_str() == name)
         });
-        topics.next().map(|topic| topic.topic_id).unwrap_or_default()
+        topics
+            .next()
+            .map(|topic| topic.topic_id)
+            .unwrap_or_default()
     }
 
     /// The broker that coordinates a group.
@@ -684,7 +692,10 @@ mod tests {
     #[test]
     fn bootstrap_lists_take_all_spellings() {
         let seeds = parse_bootstrap("a:1, PLAINTEXT://b:2,[::1]:3").unwrap();
-        let found: Vec<_> = seeds.iter().map(|n| (n.id, n.host.as_str(), n.port)).collect();
+        let found: Vec<_> = seeds
+            .iter()
+            .map(|n| (n.id, n.host.as_str(), n.port))
+            .collect();
         assert_eq!(found, [(-1, "a", 1), (-2, "b", 2), (-3, "::1", 3)]);
         for bad in ["", "a", "a:x", ":1", "a:70000"] {
             assert!(parse_bootstrap(bad).is_err(), "{bad}");

@@ -73,6 +73,8 @@ pub struct OffsetsConfig {
     pub topic_replication_factor: i16,
     /// `offsets.retention.minutes`, in milliseconds.
     pub retention_ms: i64,
+    /// `offsets.topic.segment.bytes`.
+    pub topic_segment_bytes: u32,
     /// `offset.metadata.max.bytes`.
     pub metadata_max_bytes: u32,
 }
@@ -238,6 +240,7 @@ impl BrokerConfig {
                     problems,
                 ),
                 retention_ms: long(&settings, "offsets.retention.minutes") * 60_000,
+                topic_segment_bytes: size(&settings, "offsets.topic.segment.bytes"),
                 metadata_max_bytes: size(&settings, "offset.metadata.max.bytes"),
             },
             group: group(&settings, problems),

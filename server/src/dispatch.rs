@@ -71,8 +71,12 @@ impl Call {
     pub fn decode<M: Decodable>(&self) -> Result<M, Refused> {
         let mut body = self.request.body.clone();
         M::decode(&mut body, self.request.version).map_err(|error| {
-            let Request { api_key, version, .. } = &self.request;
-            Refused(format!("request of key {api_key} version {version}: {error}"))
+            let Request {
+                api_key, version, ..
+            } = &self.request;
+            Refused(format!(
+                "request of key {api_key} version {version}: {error}"
+            ))
         })
     }
 
@@ -106,25 +110,101 @@ pub struct Api {
 
 /// The table.
 pub static APIS: &[Api] = &[
-    Api { key: ApiKey::Produce, versions: 0..=11, handler: produce::handle },
-    Api { key: ApiKey::Fetch, versions: 0..=17, handler: fetch::handle },
-    Api { key: ApiKey::ListOffsets, versions: 0..=9, handler: list_offsets::handle },
-    Api { key: ApiKey::Metadata, versions: 0..=12, handler: metadata::handle },
-    Api { key: ApiKey::OffsetCommit, versions: 0..=9, handler: group::offset_commit },
-    Api { key: ApiKey::OffsetFetch, versions: 0..=9, handler: group::offset_fetch },
-    Api { key: ApiKey::FindCoordinator, versions: 0..=6, handler: find_coordinator::handle },
-    Api { key: ApiKey::JoinGroup, versions: 0..=9, handler: group::join_group },
-    Api { key: ApiKey::Heartbeat, versions: 0..=4, handler: group::heartbeat },
-    Api { key: ApiKey::LeaveGroup, versions: 0..=5, handler: group::leave_group },
-    Api { key: ApiKey::SyncGroup, versions: 0..=5, handler: group::sync_group },
-    Api { key: ApiKey::DescribeGroups, versions: 0..=5, handler: group::describe_groups },
-    Api { key: ApiKey::ListGroups, versions: 0..=5, handler: group::list_groups },
-    Api { key: ApiKey::ApiVersions, versions: 0..=4, handler: api_versions::handle },
-    Api { key: ApiKey::CreateTopics, versions: 0..=7, handler: create_topics::handle },
-    Api { key: ApiKey::DeleteTopics, versions: 0..=6, handler: delete_topics::handle },
-    Api { key: ApiKey::InitProducerId, versions: 0..=5, handler: init_producer_id::handle },
-    Api { key: ApiKey::DeleteGroups, versions: 0..=2, handler: group::delete_groups },
-    Api { key: ApiKey::OffsetDelete, versions: 0..=0, handler: group::offset_delete },
+    Api {
+        key: ApiKey::Produce,
+        versions: 0..=11,
+        handler: produce::handle,
+    },
+    Api {
+        key: ApiKey::Fetch,
+        versions: 0..=17,
+        handler: fetch::handle,
+    },
+    Api {
+        key: ApiKey::ListOffsets,
+        versions: 0..=9,
+        handler: list_offsets::handle,
+    },
+    Api {
+        key: ApiKey::Metadata,
+        versions: 0..=12,
+        handler: metadata::handle,
+    },
+    Api {
+        key: ApiKey::OffsetCommit,
+        versions: 0..=9,
+        handler: group::offset_commit,
+    },
+    Api {
+        key: ApiKey::OffsetFetch,
+        versions: 0..=9,
+        handler: group::offset_fetch,
+    },
+    Api {
+        key: ApiKey::FindCoordinator,
+        versions: 0..=6,
+        handler: find_coordinator::handle,
+    },
+    Api {
+        key: ApiKey::JoinGroup,
+        versions: 0..=9,
+        handler: group::join_group,
+    },
+    Api {
+        key: ApiKey::Heartbeat,
+        versions: 0..=4,
+        handler: group::heartbeat,
+    },
+    Api {
+        key: ApiKey::LeaveGroup,
+        versions: 0..=5,
+        handler: group::leave_group,
+    },
+    Api {
+        key: ApiKey::SyncGroup,
+        versions: 0..=5,
+        handler: group::sync_group,
+    },
+    Api {
+        key: ApiKey::DescribeGroups,
+        versions: 0..=5,
+        handler: group::describe_groups,
+    },
+    Api {
+        key: ApiKey::ListGroups,
+        versions: 0..=5,
+        handler: group::list_groups,
+    },
+    Api {
+        key: ApiKey::ApiVersions,
+        versions: 0..=4,
+        handler: api_versions::handle,
+    },
+    Api {
+        key: ApiKey::CreateTopics,
+        versions: 0..=7,
+        handler: create_topics::handle,
+    },
+    Api {
+        key: ApiKey::DeleteTopics,
+        versions: 0..=6,
+        handler: delete_topics::handle,
+    },
+    Api {
+        key: ApiKey::InitProducerId,
+        versions: 0..=5,
+        handler: init_producer_id::handle,
+    },
+    Api {
+        key: ApiKey::DeleteGroups,
+        versions: 0..=2,
+        handler: group::delete_groups,
+    },
+    Api {
+        key: ApiKey::OffsetDelete,
+        versions: 0..=0,
+        handler: group::offset_delete,
+    },
 ];
 
 fn row(api_key: i16) -> Option<&'static Api> {
@@ -151,20 +231,32 @@ pub fn parse(mut frame: Bytes) -> Result<Request, String> {
     let unsupported = match row(api_key) {
         None => return Err(format!("no API with key {api_key} is served")),
         Some(api) if api.versions.contains(&version) => {
-            schema::check(api_key, version, &body, &limits).map_err(|error: SchemaError| {
-                error.to_string()
-            })?;
+            schema::check(api_key, version, &body, &limits)
+                .map_err(|error: SchemaError| error.to_string())?;
             false
         }
-        Some(Api { key: ApiKey::ApiVersions, .. }) => true,
+        Some(Api {
+            key: ApiKey::ApiVersions,
+            ..
+        }) => true,
         Some(api) => {
             let (name, versions) = (api.key, &api.versions);
-            return Err(format!("{name:?} version {version} was asked, {versions:?} are served"));
+            return Err(format!(
+                "{name:?} version {version} was asked, {versions:?} are served"
+            ));
         }
     };
     let flexible_answer = !unsupported
         && row(api_key).is_some_and(|api| api.key.response_header_version(version) >= 1);
-    Ok(Request { api_key, version, correlation_id, client_id, body, flexible_answer, unsupported })
+    Ok(Request {
+        api_key,
+        version,
+        correlation_id,
+        client_id,
+        body,
+        flexible_answer,
+        unsupported,
+    })
 }
 
 /// Hands a request to its handler.

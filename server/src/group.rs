@@ -14,6 +14,7 @@
 //! | `group_state.rs` `member.rs` `offsets.rs` | what one group holds |
 //! | `load.rs` | the log replayed into groups |
 //! | `record_format.rs` | the records of `__consumer_offsets`, byte for byte |
+//! | `driver.rs` | runs it all on a shard: appends, timers, replies |
 //! | `context.rs` `timers.rs` `action.rs` | waiting tickets, appends under way, deadlines, the interface's types |
 //!
 //! Invariants:
@@ -31,6 +32,7 @@ mod admin;
 mod commit;
 mod context;
 mod coordinator;
+pub mod driver;
 mod fetch;
 mod group_state;
 mod join;

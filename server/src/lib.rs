@@ -4,12 +4,15 @@
 //! [`partition`] -> `ringlog_engine::log` and, in durable mode, `ringlog_engine::journal`.
 #![forbid(unsafe_code)]
 
+pub mod boot;
 pub mod broker;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod dispatch;
 pub mod group;
 pub mod handlers;
+pub mod life;
 pub mod logging;
 pub mod metadata;
 pub mod net;

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use ringlog_engine::journal::Lsn;
-use ringlog_engine::log::{AppendTime, Batch, Log, LogError, LogPosition};
+use ringlog_engine::log::{AppendBatch, AppendTime, Log, LogConfig, LogError, LogPosition};
+use ringlog_engine::record::batch::{self, ProduceLimits, iterate, validate};
 use ringlog_engine::record::{
-    BatchBuilder, BatchError, BatchHeader, BatchReader, Compression, ProduceLimits, conversion,
-    iterate, validate,
+    BatchBuilder, BatchError, BatchHeader, BatchReader, Compression, conversion,
 };
 
 use crate::config::topic::{CompressionType, TimestampType, TopicConfig};
@@ -78,13 +78,17 @@ pub struct AppendError {
 
 impl AppendError {
     fn new(error: ResponseError, message: impl Into<String>) -> AppendError {
-        AppendError { error, message: message.into() }
+        AppendError {
+            error,
+            message: message.into(),
+        }
     }
 }
 
 impl From<BatchError> for AppendError {
     fn from(error: BatchError) -> AppendError {
-        let code = ResponseError::try_from_code(error.code()).unwrap_or(ResponseError::CorruptMessage);
+        let code =
+            ResponseError::try_from_code(error.code()).unwrap_or(ResponseError::CorruptMessage);
         AppendError::new(code, error.to_string())
     }
 }
@@ -180,16 +184,23 @@ impl Partition {
         let storage = |reason: crate::shard::NotDurable| {
             AppendError::new(ResponseError::KafkaStorageError, reason.0)
         };
-        shard.reserve(bytes).await.map_err(storage)?;
+        let reservation = shard.reserve(bytes).await.map_err(storage)?;
         if let Some(duplicate) = self.check_sequences(&batches)? {
-            return Ok(Outcome { lsn: self.duplicate_lsn(shard), ..duplicate });
+            return Ok(Outcome {
+                lsn: self.duplicate_lsn(shard),
+                ..duplicate
+            });
         }
         let mut headers: Vec<BatchHeader> =
             batches.iter().map(|batch| batch.header.clone()).collect();
         let now_ms = shard.io.wall_ms();
-        let time = match config.message_timestamp_type {
-            TimestampType::CreateTime => AppendTime::Create { now_ms },
-            TimestampType::LogAppendTime => AppendTime::LogAppend { now_ms },
+        let timestamp_type = match config.message_timestamp_type {
+            TimestampType::CreateTime => batch::TimestampType::CreateTime,
+            TimestampType::LogAppendTime => batch::TimestampType::LogAppendTime,
+        };
+        let time = AppendTime {
+            now_ms,
+            timestamp_type,
         };
         let appended = self.log.append(batches, self.leader_epoch, time).await?;
         let mut offset = appended.base_offset;
@@ -201,7 +212,10 @@ impl Partition {
         }
         drop(producers);
         let lsn = shard.appended(self, &appended).map_err(storage)?;
-        drop(turn);
+        drop((reservation, turn));
+        if shard.journal().is_none() {
+            self.flush_by_count(&config).await?;
+        }
         Ok(Outcome {
             base_offset: appended.base_offset,
             next_offset: appended.last_offset + 1,
@@ -210,17 +224,33 @@ impl Partition {
         })
     }
 
-    fn check_sequences(&self, batches: &[Batch]) -> Result<Option<Outcome>, AppendError> {
+    /// `flush.messages` of page-cache mode.
+    async fn flush_by_count(&self, config: &TopicConfig) -> Result<(), AppendError> {
+        if self.log.log_end_offset() - self.log.recovery_point() >= config.flush_messages {
+            self.log.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn check_sequences(&self, batches: &[AppendBatch]) -> Result<Option<Outcome>, AppendError> {
         let producers = self.producers.borrow();
-        for Batch { header, .. } in batches {
-            let (id, epoch, base) =
-                (header.producer_id, header.producer_epoch, header.base_sequence);
+        for AppendBatch { header, .. } in batches {
+            let (id, epoch, base) = (
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+            );
             match producers.check(header) {
                 Verdict::New => {}
                 Verdict::Duplicate { base_offset } => {
                     let next_offset = base_offset + i64::from(header.record_count);
                     let (log_append_time, lsn) = (-1, None);
-                    return Ok(Some(Outcome { base_offset, next_offset, log_append_time, lsn }));
+                    return Ok(Some(Outcome {
+                        base_offset,
+                        next_offset,
+                        log_append_time,
+                        lsn,
+                    }));
                 }
                 Verdict::OutOfOrder => {
                     return Err(AppendError::new(
@@ -260,13 +290,13 @@ fn checked_batches(
     origin: Origin,
     config: &TopicConfig,
     now_ms: i64,
-) -> Result<Vec<Batch>, AppendError> {
+) -> Result<Vec<AppendBatch>, AppendError> {
     let version = match origin {
         Origin::Client { version } => version,
         Origin::Coordinator => i16::MAX,
     };
     let limits = ProduceLimits {
-        batch_bytes_max: config.max_message_bytes,
+        batch_bytes_max: config.max_message_bytes as usize,
         zstd_allowed: version >= 7,
     };
     let mut batches = Vec::new();
@@ -283,13 +313,19 @@ fn checked_batches(
         };
         for converted in conversion::up_convert(&records, &conversion_limits)? {
             let bytes = converted.freeze();
-            batches.push(Batch { header: validate(&bytes, &limits)?, bytes });
+            batches.push(AppendBatch {
+                header: validate(&bytes, &limits)?,
+                bytes,
+            });
         }
     } else {
         for batch in iterate(&records) {
             let batch = batch?;
             let bytes = records.slice_ref(batch.bytes);
-            batches.push(Batch { header: validate(&bytes, &limits)?, bytes });
+            batches.push(AppendBatch {
+                header: validate(&bytes, &limits)?,
+                bytes,
+            });
         }
         if version >= 3 && batches.len() != 1 {
             return Err(AppendError::new(
@@ -299,18 +335,33 @@ fn checked_batches(
         }
     }
     if batches.is_empty() {
-        return Err(AppendError::new(ResponseError::InvalidRecord, "No record batch was sent"));
+        return Err(AppendError::new(
+            ResponseError::InvalidRecord,
+            "No record batch was sent",
+        ));
     }
     for batch in &mut batches {
         check_timestamps(&batch.header, config, now_ms)?;
-        if config.is_compacted() && origin != Origin::Coordinator {
+        if config.cleanup_policy.compact && origin != Origin::Coordinator {
             check_keys(batch)?;
         }
-        if let CompressionType::Codec(codec) = config.compression_type {
+        if let Some(codec) = codec(config.compression_type) {
             recompress(batch, codec)?;
         }
     }
     Ok(batches)
+}
+
+/// The codec that the topic wants, if it does not leave it to the producer.
+fn codec(compression_type: CompressionType) -> Option<Compression> {
+    match compression_type {
+        CompressionType::Producer => None,
+        CompressionType::Uncompressed => Some(Compression::None),
+        CompressionType::Gzip => Some(Compression::Gzip),
+        CompressionType::Snappy => Some(Compression::Snappy),
+        CompressionType::Lz4 => Some(Compression::Lz4),
+        CompressionType::Zstd => Some(Compression::Zstd),
+    }
 }
 
 fn check_timestamps(
@@ -340,7 +391,7 @@ fn check_timestamps(
     Ok(())
 }
 
-fn check_keys(batch: &Batch) -> Result<(), AppendError> {
+fn check_keys(batch: &AppendBatch) -> Result<(), AppendError> {
     let reader = BatchReader::open(&batch.bytes, DECOMPRESSED_BYTES_MAX)?;
     for record in reader.records() {
         if record?.key.is_none() {
@@ -354,7 +405,7 @@ fn check_keys(batch: &Batch) -> Result<(), AppendError> {
 }
 
 /// `compression.type` of the topic other than `producer`: the batch is written anew.
-fn recompress(batch: &mut Batch, codec: Compression) -> Result<(), AppendError> {
+fn recompress(batch: &mut AppendBatch, codec: Compression) -> Result<(), AppendError> {
     let header = &batch.header;
     if header.compression()? == codec {
         return Ok(());
@@ -362,7 +413,11 @@ fn recompress(batch: &mut Batch, codec: Compression) -> Result<(), AppendError> 
     let reader = BatchReader::open(&batch.bytes, DECOMPRESSED_BYTES_MAX)?;
     let mut builder = BatchBuilder::new(codec);
     if header.has_producer_id() {
-        builder = builder.producer(header.producer_id, header.producer_epoch, header.base_sequence);
+        builder = builder.producer(
+            header.producer_id,
+            header.producer_epoch,
+            header.base_sequence,
+        );
     }
     if header.is_transactional() {
         builder = builder.transactional();
@@ -372,6 +427,21 @@ fn recompress(batch: &mut Batch, codec: Compression) -> Result<(), AppendError> 
     }
     let bytes = builder.build()?.freeze();
     let header = BatchHeader::parse(&bytes)?;
-    *batch = Batch { header, bytes };
+    *batch = AppendBatch { header, bytes };
     Ok(())
+}
+
+/// The settings of a partition's log, from those of its topic.
+pub fn log_config(topic: &Topic, index: i32) -> LogConfig {
+    let config = &topic.config;
+    LogConfig {
+        segment_bytes: config.segment_bytes,
+        segment_ms: config.segment_ms,
+        segment_jitter_ms: config.segment_jitter_ms,
+        jitter_seed: u64::from(topic.id.as_fields().0) ^ u64::from(index.unsigned_abs()),
+        index_interval_bytes: config.index_interval_bytes,
+        index_bytes_max: config.segment_index_bytes,
+        preallocate: config.preallocate,
+        is_compacted: config.cleanup_policy.compact,
+    }
 }

@@ -1,19 +1,376 @@
-//! Runs the broker.
+//! Runs the broker as a process: locks, listeners, one pinned thread per shard, signals.
 
-use crate::config::BrokerConfig;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-/// Why the broker could not start or had to stop.
+use futures_util::SinkExt;
+use ringlog_engine::io::probe::{self, Choice};
+use ringlog_engine::io::{self, DriverKind, Io, Listener};
+use ringlog_engine::log::checkpoint::{
+    self, CLEANER_OFFSET_FILE, HIGH_WATERMARK_FILE, LOG_START_OFFSET_FILE, OffsetEntry,
+    RECOVERY_POINT_FILE,
+};
+use ringlog_engine::log::directory::write_clean_shutdown;
+
+use crate::boot::{self, Found};
+use crate::broker::{BoundListener, Broker};
+use crate::cli::port::{explain_port_taken, is_held, write_port_file};
+use crate::config::{BrokerConfig, Durability, IoMode};
+use crate::life::{self, Beginning, Ends};
+use crate::logging::{self, BannerFacts};
+use crate::metadata::controller::Controller;
+use crate::metadata::store::{Places, Store};
+use crate::shard::{Mesh, Shard};
+
+/// How long a port that no process holds is waited for, and how often it is tried.
+const PORT_PATIENCE: Duration = Duration::from_secs(5);
+const PORT_PAUSE: Duration = Duration::from_millis(2);
+
+/// Why the broker could not start or had to stop: what, where, what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The serving part is not in this build.
-    #[error("serving is not built yet\n   | only `ringlog config` works in this build")]
-    NotBuilt,
+#[error("{0}")]
+pub struct ServeError(String);
+
+impl From<String> for ServeError {
+    fn from(message: String) -> ServeError {
+        ServeError(message)
+    }
+}
+
+/// A running shard, seen from the main thread.
+struct Thread {
+    handle: JoinHandle<Result<Ends, String>>,
 }
 
 /// Serves until a signal asks to stop.
 ///
 /// # Errors
 /// What kept the broker from starting, or what stopped it.
-pub fn serve(_config: BrokerConfig) -> Result<(), ServeError> {
-    Err(ServeError::NotBuilt)
+pub fn serve(config: BrokerConfig) -> Result<(), ServeError> {
+    let began = Instant::now();
+    io::raise_open_file_limit();
+    let driver = choose_driver(&config)?;
+    let main_io = Io::new(driver.kind).map_err(|error| format!("I/O driver: {error}"))?;
+    let log_dirs = config.log_dirs.clone();
+    let io = main_io.clone();
+    main_io.block_on(async move { boot::create_log_directories(&io, &log_dirs).await })?;
+    let locks = lock(&config)?;
+    let (listeners, bound) = listen(&config)?;
+    let mut random = fastrand::Rng::new();
+    let (io, searched, mut seeds) = (main_io.clone(), config.clone(), random.fork());
+    let found = main_io.block_on(async move { boot::find(&io, &searched, &mut seeds).await })?;
+    let Found {
+        cluster_id,
+        image,
+        places,
+        partitions,
+        producer_id,
+    } = found;
+    let (image, partitions) = (Arc::new(image), Arc::new(partitions));
+    let count = config.ringlog.cores;
+    let broker = Arc::new(Broker::new(config, cluster_id, bound));
+    let mut mesh = Mesh::new(count);
+    let (ready, readiness) = mpsc::channel();
+    let cores = io::usable_cores();
+    let mut threads = Vec::with_capacity(count);
+    for id in 0..count {
+        let beginning = Beginning {
+            id,
+            broker: broker.clone(),
+            mailbox: mesh.take(id),
+            image: image.clone(),
+            partitions: partitions.clone(),
+            seed: random.u64(..),
+        };
+        let store = (id == 0).then(|| (places.clone(), producer_id));
+        let (listeners, ready, kind) = (listeners.clone(), ready.clone(), driver.kind);
+        let core = cores[id % cores.len()];
+        let handle = std::thread::Builder::new()
+            .name(format!("ringlog-{id}"))
+            .spawn(move || run_shard(beginning, store, listeners, kind, core, &ready))
+            .map_err(|error| format!("cannot start the thread of shard {id}: {error}"))?;
+        threads.push(Thread { handle });
+    }
+    drop(ready);
+    for _ in 0..count {
+        let opened = readiness
+            .recv()
+            .map_err(|_| "a shard ended at its start".to_owned())?;
+        opened?;
+    }
+    post_all(&main_io, &mesh, |shard| shard.go());
+    announce(&broker, &driver, began)?;
+    wait_for_signal()?;
+    log::info!(target: "kafka.server.KafkaServer", "[KafkaServer id={}] shutting down", broker.config.node_id);
+    post_all(&main_io, &mesh, |shard| shard.ask_to_stop());
+    stop(&main_io, &broker, threads, &places)?;
+    drop(locks);
+    log::info!(target: "kafka.server.KafkaServer", "[KafkaServer id={}] shut down completed", broker.config.node_id);
+    Ok(())
+}
+
+fn choose_driver(config: &BrokerConfig) -> Result<Choice, String> {
+    let wanted = match config.ringlog.io {
+        IoMode::Auto => DriverKind::Auto,
+        IoMode::Uring => DriverKind::Uring,
+        IoMode::Poll => DriverKind::Poll,
+    };
+    let choice = probe::choose(wanted)?;
+    if choice.is_fallback {
+        log::warn!("{}", choice.line);
+    } else {
+        log::info!("{}", choice.line);
+    }
+    Ok(choice)
+}
+
+/// Kafka's `.lock` of each log directory.
+fn lock(config: &BrokerConfig) -> Result<Vec<OwnedFd>, String> {
+    let lock_one = |directory: &std::path::PathBuf| {
+        let path = directory.join(".lock");
+        io::lock_file(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => format!(
+                "data directory {} is in use by another broker (it holds {})\n   | stop that \
+                 broker, or give another directory with --data DIR or log.dirs",
+                directory.display(),
+                path.display()
+            ),
+            _ => format!(
+                "{}: {error}\n   | the data directory must be writable",
+                path.display()
+            ),
+        })
+    };
+    config.log_dirs.iter().map(lock_one).collect()
+}
+
+fn listen(config: &BrokerConfig) -> Result<(Vec<Listener>, Vec<BoundListener>), String> {
+    let mut listeners = Vec::new();
+    let mut bound = Vec::new();
+    for listener in &config.listeners {
+        let end_point = &listener.bind;
+        let address = resolve(&end_point.host, end_point.port)?;
+        let backlog = i32::try_from(config.network.listen_backlog).unwrap_or(i32::MAX);
+        let (socket, address) =
+            listen_when_free(address, backlog).map_err(|error| match error.kind() {
+                std::io::ErrorKind::AddrInUse => explain_port_taken(end_point.port),
+                _ => format!(
+                    "cannot listen on {end_point}: {error}\n   | give another address with \
+                     --listen HOST:PORT or listeners"
+                ),
+            })?;
+        listeners.push(socket);
+        let (name, advertised) = (end_point.name.clone(), listener.advertised.clone());
+        bound.push(BoundListener {
+            name,
+            address,
+            advertised,
+        });
+    }
+    Ok((listeners, bound))
+}
+
+/// Listens; waits a little for a port that nobody holds any more: after a broker was killed the
+/// kernel takes its rings down, and with them its sockets, behind the end of the process.
+fn listen_when_free(address: SocketAddr, backlog: i32) -> std::io::Result<(Listener, SocketAddr)> {
+    let began = Instant::now();
+    loop {
+        match io::listen(address, backlog) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse
+                    && began.elapsed() < PORT_PATIENCE
+                    && !is_held(address.port()) =>
+            {
+                std::thread::sleep(PORT_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
+    if host.is_empty() {
+        return Ok(SocketAddr::from(([0, 0, 0, 0], port)));
+    }
+    let resolved = (host, port).to_socket_addrs();
+    let mut addresses = resolved.map_err(|error| {
+        format!("cannot resolve the listener's host '{host}': {error}\n   | give an address")
+    })?;
+    addresses
+        .next()
+        .ok_or_else(|| format!("the listener's host '{host}' has no address"))
+}
+
+fn run_shard(
+    beginning: Beginning,
+    store: Option<(Places, i64)>,
+    listeners: Vec<Listener>,
+    kind: DriverKind,
+    core: usize,
+    ready: &mpsc::Sender<Result<(), String>>,
+) -> Result<Ends, String> {
+    if let Err(error) = io::pin_to_core(core) {
+        log::warn!(
+            "Shard {} is not pinned to core {core}: {error}",
+            beginning.id
+        );
+    }
+    let io = Io::new(kind).map_err(|error| format!("I/O driver: {error}"));
+    let io = match io {
+        Ok(io) => io,
+        Err(error) => {
+            let _ = ready.send(Err(error.clone()));
+            return Err(error);
+        }
+    };
+    let store = store.map(|(places, producer_id)| {
+        let config = &beginning.broker.config;
+        let controller = Controller::new(beginning.broker.clone(), beginning.image.clone());
+        Store::new(controller, config.log_dirs.clone(), places, producer_id)
+    });
+    let (opened_io, ready) = (io.clone(), ready.clone());
+    let ends = io.block_on(async move {
+        let shard = match life::open(&opened_io, beginning, store).await {
+            Ok(shard) => shard,
+            Err(error) => {
+                let _ = ready.send(Err(error.clone()));
+                return Err(error);
+            }
+        };
+        // The main thread waits for this; it goes only if the process does.
+        let _ = ready.send(Ok(()));
+        shard.wait_for_go().await;
+        life::serve(&shard, listeners);
+        shard.wait_for_stop().await;
+        life::stop(&shard).await
+    });
+    // The tasks hold the driver: without them it is taken down here, and the port is free when the
+    // process has ended.
+    io.clear_tasks();
+    ends
+}
+
+fn post_all(io: &Io, mesh: &Mesh, job: fn(&Shard)) {
+    let senders = mesh.senders();
+    io.block_on(async move {
+        for mut sender in senders {
+            // A shard that has ended needs no message.
+            let _ = sender.send(Box::new(move |shard| job(shard))).await;
+        }
+    });
+}
+
+fn announce(broker: &Broker, driver: &Choice, began: Instant) -> Result<(), String> {
+    let config = &broker.config;
+    if let Some(path) = &config.port_file {
+        let bound: Vec<(String, SocketAddr)> = broker
+            .listeners
+            .iter()
+            .map(|bound| (bound.name.clone(), bound.address))
+            .collect();
+        write_port_file(path, &bound)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    let durability = match config.ringlog.durability {
+        Durability::Durable => "acks=all waits for stable storage (group commit)",
+        Durability::PageCache => "acks=all waits for the page cache only, as in Apache Kafka",
+    };
+    log::info!("Durability: {durability}");
+    logging::banner(&BannerFacts {
+        cores: config.ringlog.cores,
+        driver: driver.line.clone(),
+        durability: durability.to_owned(),
+        listeners: broker
+            .listeners
+            .iter()
+            .map(|bound| bound.address.to_string())
+            .collect(),
+        data: config
+            .log_dirs
+            .iter()
+            .map(|directory| directory.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", "),
+        ready_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    });
+    logging::broker_ready(config.node_id);
+    Ok(())
+}
+
+/// Returns at the first SIGTERM or SIGINT; a second one ends the process at once.
+fn wait_for_signal() -> Result<(), String> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let failed = |error: std::io::Error| format!("signals: {error}");
+    let again = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, again.clone())
+            .map_err(failed)?;
+    }
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    signals.forever().next();
+    again.store(true, std::sync::atomic::Ordering::SeqCst);
+    Ok(())
+}
+
+/// Joins the shards and leaves the log directories as a clean stop of Kafka does.
+fn stop(
+    io: &Io,
+    broker: &Broker,
+    threads: Vec<Thread>,
+    _places: &Places,
+) -> Result<(), ServeError> {
+    let mut ends = Ends::new();
+    for thread in threads {
+        match thread.handle.join() {
+            Ok(Ok(of_shard)) => ends.extend(of_shard),
+            Ok(Err(error)) => return Err(ServeError(format!("the stop was not clean: {error}"))),
+            Err(_) => return Err(ServeError("a shard has panicked".to_owned())),
+        }
+    }
+    let log_dirs = broker.config.log_dirs.clone();
+    let inner = io.clone();
+    let written = io.block_on(async move {
+        for directory in &log_dirs {
+            write_end(&inner, directory, &ends).await?;
+        }
+        Ok::<(), ringlog_engine::log::LogError>(())
+    });
+    written.map_err(|error| ServeError(format!("the stop was not clean: {error}")))
+}
+
+/// Checkpoint files and the mark of a clean stop of one log directory.
+async fn write_end(
+    io: &Io,
+    directory: &Path,
+    ends: &Ends,
+) -> Result<(), ringlog_engine::log::LogError> {
+    let mut here = BTreeMap::new();
+    for (key, point, start) in ends {
+        let name = ringlog_engine::log::directory::partition_directory_name(&key.0, key.1);
+        if io.list_directory(&directory.join(name)).await.is_ok() {
+            here.insert(key.clone(), (*point, *start));
+        }
+    }
+    let entries = |offset: fn(&(i64, i64)) -> i64| -> Vec<OffsetEntry> {
+        let entry = |((topic, partition), ends): (&(String, i32), &(i64, i64))| OffsetEntry {
+            topic: topic.clone(),
+            partition: *partition,
+            offset: offset(ends),
+        };
+        here.iter().map(entry).collect()
+    };
+    let points = entries(|ends| ends.0);
+    let mut starts = entries(|ends| ends.1);
+    // Kafka names only partitions whose log does not begin with its first segment.
+    starts.retain(|entry| entry.offset > 0);
+    checkpoint::write_offsets(io, &directory.join(RECOVERY_POINT_FILE), &points).await?;
+    checkpoint::write_offsets(io, &directory.join(HIGH_WATERMARK_FILE), &points).await?;
+    checkpoint::write_offsets(io, &directory.join(LOG_START_OFFSET_FILE), &starts).await?;
+    checkpoint::write_offsets(io, &directory.join(CLEANER_OFFSET_FILE), &[]).await?;
+    write_clean_shutdown(io, directory, 0).await
 }

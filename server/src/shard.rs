@@ -18,18 +18,23 @@ use std::task::{Poll, Waker};
 use futures_channel::{mpsc, oneshot};
 use futures_util::{SinkExt, StreamExt};
 use ringlog_engine::io::Io;
-use ringlog_engine::journal::{self, Journal, Lsn};
-use ringlog_engine::log::{Appended, LogPosition};
+use ringlog_engine::journal::{self, Journal, Lsn, Reservation};
+use ringlog_engine::log::{Appended, LogPosition, SegmentFiles};
 
 use crate::broker::Broker;
-use crate::group::Groups;
+use crate::group::driver::Groups;
 use crate::handlers::fetch::session::Sessions;
 use crate::metadata::state::{Image, owner_shard};
+use crate::metadata::store::Store;
 use crate::net::connection::Connections;
 use crate::partition::Partition;
+use crate::watcher::Watcher;
 
 /// How many jobs of other shards may wait at a shard; who sends more waits.
 const MAILBOX_JOBS: usize = 1024;
+
+/// Bytes of indexes of old segments that a shard keeps in memory.
+const INDEX_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// A piece of work sent to another shard.
 pub type Job = Box<dyn FnOnce(&Rc<Shard>) + Send>;
@@ -54,8 +59,13 @@ impl Mesh {
 
     /// The part of one shard: senders to all, its own receiver.
     pub fn take(&mut self, shard: usize) -> Mailbox {
-        let receiver = self.receivers[shard].take().expect("each shard takes its mailbox once");
-        Mailbox { senders: self.senders.clone(), receiver }
+        let receiver = self.receivers[shard]
+            .take()
+            .expect("each shard takes its mailbox once");
+        Mailbox {
+            senders: self.senders.clone(),
+            receiver,
+        }
     }
 
     /// Senders to all shards, for the control plane.
@@ -110,6 +120,8 @@ pub struct Shard {
     pub io: Io,
     /// What all shards know of the broker.
     pub broker: Arc<Broker>,
+    /// The open files of its logs.
+    pub files: SegmentFiles,
     /// The group coordinators of the `__consumer_offsets` partitions that live here.
     pub groups: Groups,
     /// Incremental fetch sessions of connections that live here.
@@ -124,6 +136,9 @@ pub struct Shard {
     durability: Durability,
     undurable: RefCell<VecDeque<Undurable>>,
     released: RefCell<Released>,
+    store: RefCell<Option<Rc<Store>>>,
+    go: Watcher,
+    stop: Watcher,
     stopping: Cell<bool>,
 }
 
@@ -137,21 +152,37 @@ impl Shard {
         durability: Durability,
         seed: u64,
     ) -> Rc<Shard> {
-        let Mailbox { senders, mut receiver } = mailbox;
+        let Mailbox {
+            senders,
+            mut receiver,
+        } = mailbox;
+        let config = &broker.config;
+        let mut random = fastrand::Rng::with_seed(seed);
+        // Half of the files for the shards' logs: `ringlog.open.files.max` is for all shards.
+        let files_max = (config.ringlog.open_files_max / senders.len()).max(1);
+        let begin = (io.wall_ms(), io.now());
         let shard = Rc::new(Shard {
             id,
             io: io.clone(),
             broker: broker.clone(),
-            groups: Groups::new(broker),
-            sessions: RefCell::new(Sessions::new(id, senders.len(), broker.config.network.fetch_sessions_max)),
+            files: SegmentFiles::new(io, files_max, INDEX_BYTES_MAX),
+            groups: Groups::new(broker, random.fork(), begin),
+            sessions: RefCell::new(Sessions::new(
+                id,
+                senders.len(),
+                broker.config.network.fetch_sessions_max,
+            )),
             connections: Connections::default(),
-            random: RefCell::new(fastrand::Rng::with_seed(seed)),
+            random: RefCell::new(random),
             image: RefCell::default(),
             partitions: RefCell::default(),
             senders: RefCell::new(senders),
             durability,
             undurable: RefCell::default(),
             released: RefCell::default(),
+            store: RefCell::default(),
+            go: Watcher::default(),
+            stop: Watcher::default(),
             stopping: Cell::new(false),
         });
         let served = shard.clone();
@@ -240,19 +271,31 @@ impl Shard {
 
     /// The partition, if it lives on this shard and is open.
     pub fn partition(&self, topic: &str, partition: i32) -> Option<Rc<Partition>> {
-        self.partitions.borrow().get(topic)?.get(&partition).cloned()
+        self.partitions
+            .borrow()
+            .get(topic)?
+            .get(&partition)
+            .cloned()
     }
 
     /// All partitions of this shard.
     pub fn partitions(&self) -> Vec<Rc<Partition>> {
-        self.partitions.borrow().values().flat_map(BTreeMap::values).cloned().collect()
+        self.partitions
+            .borrow()
+            .values()
+            .flat_map(BTreeMap::values)
+            .cloned()
+            .collect()
     }
 
     /// Takes an opened partition into service.
     pub fn add_partition(&self, partition: Rc<Partition>) {
         let name = partition.topic().name.clone();
         let mut partitions = self.partitions.borrow_mut();
-        partitions.entry(name).or_default().insert(partition.index, partition);
+        partitions
+            .entry(name)
+            .or_default()
+            .insert(partition.index, partition);
     }
 
     /// Takes a partition out of service.
@@ -276,17 +319,19 @@ impl Shard {
         }
     }
 
-    /// Waits until the journal has room for `bytes`: the back-pressure before an append.
+    /// Waits until the journal has room for `bytes`: the back-pressure before an append. The
+    /// reservation is held until the bytes are in the journal.
     ///
     /// # Errors
     /// [`NotDurable`] if the journal has failed.
-    pub async fn reserve(&self, bytes: usize) -> Result<(), NotDurable> {
-        match &self.durability {
-            Durability::PageCache => Ok(()),
-            Durability::Journal(journal) => {
-                journal.reserve(bytes).await.map_err(|error| NotDurable(error.to_string()))
-            }
-        }
+    pub async fn reserve(&self, bytes: usize) -> Result<Option<Reservation>, NotDurable> {
+        let Durability::Journal(journal) = &self.durability else {
+            return Ok(None);
+        };
+        let reserved = journal.reserve(bytes).await;
+        reserved
+            .map(Some)
+            .map_err(|error| NotDurable(error.to_string()))
     }
 
     /// Makes an append to the log durable: straight away in page-cache mode (the high watermark
@@ -305,13 +350,24 @@ impl Shard {
             topic_id: partition.topic().id,
             partition: partition.index,
             segment_base: appended.segment_base,
-            position: appended.position,
+            position: u64::from(appended.position),
             buffers: &appended.buffers,
         };
-        let lsn = journal.append(&entry).map_err(|error| NotDurable(error.to_string()))?;
+        let lsn = journal
+            .append(&entry)
+            .map_err(|error| NotDurable(error.to_string()))?;
         let (partition, end) = (partition.clone(), appended.end);
-        self.undurable.borrow_mut().push_back(Undurable { lsn, partition, end });
+        self.undurable.borrow_mut().push_back(Undurable {
+            lsn,
+            partition,
+            end,
+        });
         Ok(Some(lsn))
+    }
+
+    /// What the newest append that is not durable yet waits for.
+    pub fn newest_undurable(&self) -> Option<Lsn> {
+        self.undurable.borrow().back().map(|last| last.lsn)
     }
 
     /// Waits until everything up to `lsn` is on stable storage and visible to consumers.
@@ -341,7 +397,9 @@ impl Shard {
     }
 
     async fn follow_journal(self: Rc<Self>) {
-        let Durability::Journal(journal) = &self.durability else { return };
+        let Durability::Journal(journal) = &self.durability else {
+            return;
+        };
         let mut durable = journal.durable_lsn();
         loop {
             match journal.next_durable(durable).await {
@@ -379,7 +437,42 @@ impl Shard {
         }
     }
 
-    // ---- end ---------------------------------------------------------------------------------
+    // ---- controller --------------------------------------------------------------------------
+
+    /// The controller's edge, on shard 0 only.
+    pub fn store(&self) -> Rc<Store> {
+        self.store
+            .borrow()
+            .clone()
+            .expect("jobs of the store are sent to shard 0")
+    }
+
+    /// Makes this shard the one of the controller.
+    pub fn set_store(&self, store: Store) {
+        self.store.replace(Some(Rc::new(store)));
+    }
+
+    // ---- beginning and end -------------------------------------------------------------------
+
+    /// All shards are open: connections may come.
+    pub fn go(&self) {
+        self.go.notify();
+    }
+
+    /// Waits for [`Self::go`].
+    pub async fn wait_for_go(&self) {
+        self.go.notified().await;
+    }
+
+    /// Asks for the end.
+    pub fn ask_to_stop(&self) {
+        self.stop.notify();
+    }
+
+    /// Waits for [`Self::ask_to_stop`].
+    pub async fn wait_for_stop(&self) {
+        self.stop.notified().await;
+    }
 
     /// Whether the broker is stopping: no new appends, connections end.
     pub fn is_stopping(&self) -> bool {

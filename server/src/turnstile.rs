@@ -23,7 +23,11 @@ impl Turnstile {
     pub(crate) fn enter(&self) -> Enter<'_> {
         let ticket = self.next_ticket.get();
         self.next_ticket.set(ticket + 1);
-        Enter { turnstile: self, ticket, passed: false }
+        Enter {
+            turnstile: self,
+            ticket,
+            passed: false,
+        }
     }
 
     fn leave(&self) {
@@ -53,7 +57,10 @@ impl<'a> Future for Enter<'a> {
             self.passed = true;
             return Poll::Ready(Turn(self.turnstile));
         }
-        self.turnstile.waiting.borrow_mut().insert(self.ticket, context.waker().clone());
+        self.turnstile
+            .waiting
+            .borrow_mut()
+            .insert(self.ticket, context.waker().clone());
         Poll::Pending
     }
 }

@@ -11,6 +11,7 @@ pub const DIRECT_IO_ALIGNMENT: usize = 4096;
 pub struct AlignedBuffer {
     pointer: NonNull<u8>,
     length: usize,
+    capacity: usize,
 }
 
 // SAFETY: the block is owned by this value alone; nothing in it is bound to a thread.
@@ -25,7 +26,24 @@ impl AlignedBuffer {
         let Some(pointer) = NonNull::new(pointer) else {
             handle_alloc_error(layout)
         };
-        AlignedBuffer { pointer, length }
+        AlignedBuffer {
+            pointer,
+            length,
+            capacity: length,
+        }
+    }
+
+    /// Shows only the first `length` bytes, or more of them again: a positive multiple of the
+    /// alignment, at most what was allocated. The bytes stay what they were.
+    pub fn set_length(&mut self, length: usize) {
+        Self::layout(length);
+        assert!(length <= self.capacity, "{length} > {}", self.capacity);
+        self.length = length;
+    }
+
+    /// Number of bytes that were allocated.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     fn layout(length: usize) -> Layout {
@@ -40,7 +58,7 @@ impl AlignedBuffer {
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with the same layout, and freed only here.
-        unsafe { dealloc(self.pointer.as_ptr(), Self::layout(self.length)) }
+        unsafe { dealloc(self.pointer.as_ptr(), Self::layout(self.capacity)) }
     }
 }
 

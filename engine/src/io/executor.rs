@@ -157,7 +157,7 @@ impl Executor {
     }
 
     fn poll_task(&self, id: usize) {
-        let (mut future, waker) = {
+        let (mut future, header, waker) = {
             let mut tasks = self.tasks.borrow_mut();
             let Some(task) = tasks.get_mut(id) else {
                 return;
@@ -166,19 +166,28 @@ impl Executor {
             let Some(future) = task.future.take() else {
                 return;
             };
-            (future, task.waker.clone())
+            (future, task.header.clone(), task.waker.clone())
         };
         let done = future
             .as_mut()
             .poll(&mut Context::from_waker(&waker))
             .is_ready();
-        if done {
-            // The future is dropped only after the slab is free again: its drop may spawn or wake.
-            drop(self.tasks.borrow_mut().try_remove(id));
-            drop(future);
-        } else if let Some(task) = self.tasks.borrow_mut().get_mut(id) {
-            task.future = Some(future);
+        let mut tasks = self.tasks.borrow_mut();
+        // The task may have ended itself and all others (`clear`), and another one have its place.
+        let is_same = |task: &&mut Task| Arc::ptr_eq(&task.header, &header);
+        let mut ended = None;
+        if let Some(task) = tasks.get_mut(id).filter(is_same) {
+            if done {
+                ended = Some(tasks.remove(id));
+            } else {
+                task.future = Some(future);
+                return;
+            }
         }
+        // The futures are dropped only after the slab is free again: their drop may spawn or wake.
+        drop(tasks);
+        drop(ended);
+        drop(future);
     }
 
     /// Number of tasks that have not ended.

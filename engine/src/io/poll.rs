@@ -39,6 +39,8 @@ pub(crate) struct Poll {
     pending: BTreeMap<Token, Pending>,
     interests: BTreeMap<RawFd, Interest>,
     worker: Worker,
+    /// Kept from wait to wait for its memory.
+    events: Vec<epoll::Event>,
 }
 
 impl Poll {
@@ -58,6 +60,7 @@ impl Poll {
             pending: BTreeMap::new(),
             interests: BTreeMap::new(),
             worker,
+            events: Vec::with_capacity(EVENTS_MAX),
         })
     }
 
@@ -138,13 +141,13 @@ impl Poll {
             tv_sec: timeout.as_secs().cast_signed(),
             tv_nsec: timeout.subsec_nanos().into(),
         });
-        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut events = std::mem::take(&mut self.events);
         let spare = rustix::buffer::spare_capacity(&mut events);
         match epoll::wait(&self.epoll, spare, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => panic!("epoll_wait: {error}"),
         }
-        for event in &events {
+        for event in events.drain(..) {
             let raw = event.data.u64();
             if raw == WAKE {
                 self.drain_eventfd();
@@ -152,6 +155,7 @@ impl Poll {
                 self.socket_ready(raw as RawFd, event.flags, completions);
             }
         }
+        self.events = events;
         self.worker.take(completions);
     }
 
@@ -229,8 +233,16 @@ fn descriptor(op: &Op) -> (BorrowedFd<'_>, bool) {
 fn attempt(pending: &mut Pending) -> Completion {
     match &mut pending.op {
         Op::Accept(listener) => {
-            let (socket, peer) = system::accept(listener.0.fd().as_fd())?;
-            Ok(Output::Connection(socket, peer))
+            loop {
+                match system::accept(listener.0.fd().as_fd()) {
+                    // The peer has left already: wait for another one.
+                    Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    other => {
+                        return other.map(|(socket, peer)| Output::Connection(socket, peer));
+                    }
+                }
+            }
         }
         Op::Receive(socket, buffer, limit) => {
             let count = system::receive(socket, buffer, *limit)?;

@@ -58,6 +58,22 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(Socket, SocketAddr
     )?)
 }
 
+pub(crate) fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    Ok(SocketAddr::try_from(rustix::net::getsockname(
+        socket.0.fd(),
+    )?)?)
+}
+
+pub(crate) fn set_buffer_sizes(socket: &Socket, send: Option<u32>, receive: Option<u32>) {
+    // The kernel caps what is too large (socket(7)); an odd size is no reason to end a connection.
+    if let Some(bytes) = send {
+        let _ = sockopt::set_socket_send_buffer_size(socket.0.fd(), bytes as usize);
+    }
+    if let Some(bytes) = receive {
+        let _ = sockopt::set_socket_recv_buffer_size(socket.0.fd(), bytes as usize);
+    }
+}
+
 pub(crate) fn shutdown(socket: &Socket) {
     // ENOTCONN: the peer was faster.
     let _ = rustix::net::shutdown(socket.0.fd(), Shutdown::Both);
@@ -297,7 +313,7 @@ fn read_at(file: &File, mut buffer: BytesMut, mut position: u64, length: usize) 
     while rest > 0 {
         let spare: &mut [MaybeUninit<u8>] = &mut buffer.spare_capacity_mut()[..rest];
         match rustix::io::pread(file.0.fd(), spare, position) {
-            Ok((read, _)) if read.is_empty() => break,
+            Ok(([], _)) => break,
             Ok((read, _)) => {
                 let count = read.len();
                 // SAFETY: pread(2) has initialised `count` bytes of the spare capacity.

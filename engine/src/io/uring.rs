@@ -129,7 +129,7 @@ impl Uring {
         }
         if timeout == Some(Duration::ZERO) {
             let submission = self.ring.submission();
-            let idle = submission.is_empty() && !submission.taskrun();
+            let idle = submission.is_empty() && !submission.taskrun() && !submission.cq_overflow();
             drop(submission);
             if !idle {
                 self.enter(0, None);
@@ -221,14 +221,18 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let any = CancelBuilder::any();
         let _ = self.ring.submitter().register_sync_cancel(None, any);
-        let mut completions = Vec::new();
         for _ in 0..1000 {
             if self.in_flight.is_empty() {
                 return;
             }
             self.enter(1, Some(Duration::from_millis(1)));
-            self.reap(&mut completions);
-            completions.clear();
+            while let Some(cqe) = self.ring.completion().next() {
+                // What is left of a half-done send must not be submitted again; an accepted
+                // descriptor must be closed.
+                if let Some(mut in_flight) = self.in_flight.remove(&(cqe.user_data() as Token)) {
+                    in_flight.finish(cqe.result());
+                }
+            }
         }
         // The kernel may still write into these buffers: a leak at the end is the lesser evil.
         std::mem::forget(std::mem::take(&mut self.in_flight));
@@ -322,9 +326,11 @@ impl InFlight {
             Op::Accept(_) => {
                 // SAFETY: the kernel has just given this descriptor to us, to nobody else.
                 let fd = unsafe { OwnedFd::from_raw_fd(result) };
-                return Some(
-                    system::accepted(fd).map(|(socket, peer)| Output::Connection(socket, peer)),
-                );
+                return match system::accepted(fd) {
+                    // The peer has left already: wait for another one.
+                    Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
+                    other => Some(other.map(|(socket, peer)| Output::Connection(socket, peer))),
+                };
             }
             Op::Receive(_, buffer, _) => {
                 // SAFETY: the kernel has initialised `count` bytes of the spare capacity.

@@ -160,7 +160,9 @@ pub fn bootstrap(options: &Options) -> ToolResult<String> {
     }
     if let Some(path) = options.last("command-config") {
         let found = load_properties(path)?;
-        let server = found.into_iter().find(|(key, _)| key == "bootstrap.servers");
+        let server = found
+            .into_iter()
+            .find(|(key, _)| key == "bootstrap.servers");
         if let Some((_, server)) = server {
             return Ok(server);
         }

@@ -89,7 +89,10 @@ pub(super) fn run(command: Command, cli: impl Fn() -> clap::Command) -> Exit {
         None => super::fail(&format!("{name} is no tool")),
     };
     let server = |args: &ServerArgs, more: &[&str]| {
-        let mut words = vec!["--bootstrap-server".to_owned(), args.bootstrap_server.clone()];
+        let mut words = vec![
+            "--bootstrap-server".to_owned(),
+            args.bootstrap_server.clone(),
+        ];
         words.extend(more.iter().map(|word| (*word).to_owned()));
         words
     };

@@ -31,6 +31,20 @@ pub fn explain_port_taken(port: u16) -> String {
     }
 }
 
+/// Whether a living process that we may look at, or one of another user, holds the port. A broker
+/// that was just ended may still hold it for a moment: the kernel takes its rings down afterwards.
+#[must_use]
+pub fn is_held(port: u16) -> bool {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let read = tables
+        .into_iter()
+        .filter_map(|path| fs::read_to_string(path).ok());
+    let inodes: Vec<String> = read
+        .flat_map(|table| listening_inodes(&table, port))
+        .collect();
+    inodes.iter().any(|inode| owner(inode).is_some())
+}
+
 /// Inodes of the sockets of a `/proc/net/tcp` table that listen on a port.
 fn listening_inodes(table: &str, port: u16) -> Vec<String> {
     let inode = |line: &str| {

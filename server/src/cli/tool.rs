@@ -42,7 +42,9 @@ pub type ToolResult<T = ()> = Result<T, ToolError>;
 #[must_use]
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+    since.map_or(0, |time| {
+        i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+    })
 }
 
 /// Runs a native command: errors are told with their remedy, a closed pipe (`| head`) is no error.
@@ -102,7 +104,9 @@ pub fn print_table(out: &mut dyn Write, header: &[&str], rows: &[Vec<String>]) -
     let header: Vec<_> = header.iter().map(|cell| (*cell).to_owned()).collect();
     for row in std::iter::once(&header).chain(rows) {
         let cells = row.iter().zip(&widths);
-        let line: Vec<_> = cells.map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let line: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         writeln!(out, "{}", line.join("  ").trim_end())?;
     }
     Ok(())

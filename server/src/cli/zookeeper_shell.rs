@@ -34,7 +34,10 @@ pub fn run(args: &[String]) -> Exit {
     let result = with_zookeeper(cluster, async |client| {
         writeln!(out, "Connecting to {cluster}")?;
         if !command.is_empty() {
-            writeln!(out, "\nWATCHER::\n\nWatchedEvent state:SyncConnected type:None path:null")?;
+            writeln!(
+                out,
+                "\nWATCHER::\n\nWatchedEvent state:SyncConnected type:None path:null"
+            )?;
             return execute(client, command, &mut out).await;
         }
         interact(client, cluster, &mut out).await
@@ -140,7 +143,9 @@ async fn execute(client: &Client, words: &[String], out: &mut dyn Write) -> Tool
         return Err(ToolError::failed(usage(command)));
     }
     if needs_path && !path.starts_with('/') {
-        return Err(ToolError::failed(format!("Path must start with / character: {path}")));
+        return Err(ToolError::failed(format!(
+            "Path must start with / character: {path}"
+        )));
     }
     let has = |flag: &str| flags.contains(&flag);
     let failed = |error: Error| told(path, &error);
@@ -156,7 +161,11 @@ async fn execute(client: &Client, words: &[String], out: &mut dyn Write) -> Tool
         }
         "get" => {
             let (data, stat) = client.get_data(path).await.map_err(failed)?;
-            let data = if data.is_empty() { "null".into() } else { String::from_utf8_lossy(&data) };
+            let data = if data.is_empty() {
+                "null".into()
+            } else {
+                String::from_utf8_lossy(&data)
+            };
             writeln!(out, "{data}")?;
             if has("-s") {
                 print_stat(&stat, out)?;
@@ -169,7 +178,10 @@ async fn execute(client: &Client, words: &[String], out: &mut dyn Write) -> Tool
         "set" => {
             let data = args.get(1).copied().unwrap_or_default();
             let old = args.get(2).and_then(|number| number.parse().ok());
-            let stat = client.set_data(path, data.as_bytes(), version.or(old)).await.map_err(failed)?;
+            let stat = client
+                .set_data(path, data.as_bytes(), version.or(old))
+                .await
+                .map_err(failed)?;
             if has("-s") {
                 print_stat(&stat, out)?;
             }
@@ -184,8 +196,15 @@ async fn execute(client: &Client, words: &[String], out: &mut dyn Write) -> Tool
             };
             let acls = parse_acls(args.get(2).copied())?;
             let options = mode.with_acls(Acls::new(&acls));
-            let (_, sequence) = client.create(path, data.as_bytes(), &options).await.map_err(failed)?;
-            let suffix = if has("-s") { sequence.to_string() } else { String::new() };
+            let (_, sequence) = client
+                .create(path, data.as_bytes(), &options)
+                .await
+                .map_err(failed)?;
+            let suffix = if has("-s") {
+                sequence.to_string()
+            } else {
+                String::new()
+            };
             writeln!(out, "Created {path}{suffix}")?;
         }
         "delete" => client.delete(path, version).await.map_err(failed)?,
@@ -203,7 +222,9 @@ async fn execute(client: &Client, words: &[String], out: &mut dyn Write) -> Tool
         "help" => writeln!(out, "{HELP}")?,
         "quit" => {}
         _ => {
-            return Err(ToolError::failed(format!("Command not found: Command not found {command}")));
+            return Err(ToolError::failed(format!(
+                "Command not found: Command not found {command}"
+            )));
         }
     }
     Ok(())
@@ -222,7 +243,9 @@ const HELP: &str = "ZooKeeper -server host:port -client-configuration properties
 
 fn usage(command: &str) -> String {
     let lines = HELP.lines().map(str::trim);
-    let line = lines.into_iter().find(|line| line.split(' ').next() == Some(command));
+    let line = lines
+        .into_iter()
+        .find(|line| line.split(' ').next() == Some(command));
     line.map_or_else(
         || format!("Command not found: Command not found {command}"),
         ToOwned::to_owned,
@@ -230,10 +253,16 @@ fn usage(command: &str) -> String {
 }
 
 async fn children(client: &Client, path: &str) -> ToolResult<Vec<String>> {
-    let mut names = client.list_children(path).await.map_err(|error| told(path, &error))?;
+    let mut names = client
+        .list_children(path)
+        .await
+        .map_err(|error| told(path, &error))?;
     names.sort();
     let parent = path.trim_end_matches('/');
-    Ok(names.into_iter().map(|name| format!("{parent}/{name}")).collect())
+    Ok(names
+        .into_iter()
+        .map(|name| format!("{parent}/{name}"))
+        .collect())
 }
 
 async fn list_tree(client: &Client, root: &str, out: &mut dyn Write) -> ToolResult {

@@ -127,7 +127,9 @@ async fn create(client: &Client, args: &TopicArgs, out: &mut dyn Write) -> ToolR
         if args.is_lenient {
             return Ok(());
         }
-        return Err(ToolError::failed(format!("Topic '{topic}' already exists.")));
+        return Err(ToolError::failed(format!(
+            "Topic '{topic}' already exists."
+        )));
     }
     let partitions = if args.assignment.is_empty() {
         // The stock tool refuses to go without --partitions; a broker's default is 1.
@@ -143,7 +145,9 @@ async fn create(client: &Client, args: &TopicArgs, out: &mut dyn Write) -> ToolR
     match created {
         Ok(_) => {}
         Err(Error::NodeExists) => {
-            return Err(ToolError::failed(format!("Topic '{topic}' already exists.")));
+            return Err(ToolError::failed(format!(
+                "Topic '{topic}' already exists."
+            )));
         }
         Err(error) => return Err(at(&path)(error)),
     }
@@ -225,19 +229,20 @@ fn topic_json(partitions: &[Vec<i32>]) -> Value {
     })
 }
 
-async fn write_config(
-    client: &Client,
-    topic: &str,
-    configs: &[(String, String)],
-) -> ToolResult {
+async fn write_config(client: &Client, topic: &str, configs: &[(String, String)]) -> ToolResult {
     let path = format!("/config/topics/{topic}");
-    let pairs = configs.iter().map(|(key, value)| (key.clone(), json!(value)));
+    let pairs = configs
+        .iter()
+        .map(|(key, value)| (key.clone(), json!(value)));
     let config: Map<String, Value> = pairs.collect();
     let data = json!({"version": 1, "config": config}).to_string();
     match client.set_data(&path, data.as_bytes(), None).await {
         Ok(_) => Ok(()),
         Err(Error::NoNode) => {
-            client.mkdir("/config/topics", &PERSISTENT).await.map_err(at(&path))?;
+            client
+                .mkdir("/config/topics", &PERSISTENT)
+                .await
+                .map_err(at(&path))?;
             let created = client.create(&path, data.as_bytes(), &PERSISTENT).await;
             created.map(|_| ()).map_err(at(&path))
         }
@@ -265,7 +270,10 @@ async fn await_partitions(client: &Client, topic: &str, count: usize) -> ToolRes
 }
 
 async fn list(client: &Client, args: &TopicArgs, out: &mut dyn Write) -> ToolResult {
-    let args = TopicArgs { is_lenient: true, ..args.clone() };
+    let args = TopicArgs {
+        is_lenient: true,
+        ..args.clone()
+    };
     let deleted = children(client, "/admin/delete_topics").await?;
     for topic in matching(client, &args).await? {
         if deleted.contains(&topic) {
@@ -305,14 +313,21 @@ async fn delete(client: &Client, args: &TopicArgs, out: &mut dyn Write) -> ToolR
 async fn alter(client: &Client, args: &TopicArgs, out: &mut dyn Write) -> ToolResult {
     for topic in matching(client, args).await? {
         if !args.configs.is_empty() || !args.deleted_configs.is_empty() {
-            writeln!(out, "WARNING: Altering topic configuration from this script has been deprecated and may be removed in future releases.")?;
-            writeln!(out, "         Going forward, please use kafka-configs.sh for this functionality")?;
+            writeln!(
+                out,
+                "WARNING: Altering topic configuration from this script has been deprecated and may be removed in future releases."
+            )?;
+            writeln!(
+                out,
+                "         Going forward, please use kafka-configs.sh for this functionality"
+            )?;
             let mut configs = configs_of(client, &topic).await?;
             configs.extend(args.configs.iter().cloned());
             configs.retain(|key, _| !args.deleted_configs.contains(key));
             let configs: Vec<_> = configs.into_iter().collect();
             write_config(client, &topic, &configs).await?;
-            let change = json!({"version": 2, "entity_path": format!("topics/{topic}")}).to_string();
+            let change =
+                json!({"version": 2, "entity_path": format!("topics/{topic}")}).to_string();
             let path = "/config/changes/config_change_";
             let sequential = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
             let created = client.create(path, change.as_bytes(), &sequential).await;
@@ -320,7 +335,10 @@ async fn alter(client: &Client, args: &TopicArgs, out: &mut dyn Write) -> ToolRe
             writeln!(out, "Updated config for topic {topic}.")?;
         }
         if let Some(count) = args.partitions {
-            writeln!(out, "WARNING: If partitions are increased for a topic that has a key, the partition logic or ordering of the messages will be affected")?;
+            writeln!(
+                out,
+                "WARNING: If partitions are increased for a topic that has a key, the partition logic or ordering of the messages will be affected"
+            )?;
             add_partitions(client, &topic, count, args).await?;
             writeln!(out, "Adding partitions succeeded!")?;
         }
@@ -343,7 +361,10 @@ async fn add_partitions(client: &Client, topic: &str, count: i32, args: &TopicAr
             "The number of partitions for a topic can only be increased. Topic {topic} currently has {existing} partitions, {count} would not be an increase."
         )));
     }
-    let factor = partitions.get("0").and_then(Value::as_array).map_or(1, Vec::len);
+    let factor = partitions
+        .get("0")
+        .and_then(Value::as_array)
+        .map_or(1, Vec::len);
     let new = if args.assignment.is_empty() {
         let brokers = broker_ids(client).await?;
         assign_replicas(&brokers, more, i16::try_from(factor).unwrap_or(1), existing)?
@@ -355,14 +376,18 @@ async fn add_partitions(client: &Client, topic: &str, count: i32, args: &TopicAr
     }
     let total = partitions.len();
     let data = value.to_string();
-    let written = client.set_data(&path, data.as_bytes(), Some(stat.version)).await;
+    let written = client
+        .set_data(&path, data.as_bytes(), Some(stat.version))
+        .await;
     written.map_err(at(&path))?;
     await_partitions(client, topic, total).await
 }
 
 async fn configs_of(client: &Client, topic: &str) -> ToolResult<BTreeMap<String, String>> {
     let value = read_json(client, &format!("/config/topics/{topic}")).await?;
-    let config = value.as_ref().and_then(|value| value.get("config")?.as_object());
+    let config = value
+        .as_ref()
+        .and_then(|value| value.get("config")?.as_object());
     let pairs = config.into_iter().flatten();
     Ok(pairs
         .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
@@ -386,7 +411,11 @@ async fn describe(
         }
         let configs = configs_of(client, &topic).await?;
         let configs: Vec<_> = configs.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let mark = if deleted.contains(&topic) { "\tMarkedForDeletion: true" } else { "" };
+        let mark = if deleted.contains(&topic) {
+            "\tMarkedForDeletion: true"
+        } else {
+            ""
+        };
         let reports = ["under-replicated-partitions", "unavailable-partitions"];
         let shows_topics = !reports.iter().any(|name| options.has(name));
         let only_overrides = options.has("topics-with-overrides");
@@ -404,14 +433,21 @@ async fn describe(
         for (partition, replicas) in partitions {
             let path = format!("/brokers/topics/{topic}/partitions/{partition}/state");
             let state = read_json(client, &path).await?;
-            let leader = state.as_ref().and_then(|s| s["leader"].as_i64()).unwrap_or(-1);
+            let leader = state
+                .as_ref()
+                .and_then(|s| s["leader"].as_i64())
+                .unwrap_or(-1);
             let isr = state.as_ref().map_or(Vec::new(), |s| numbers(&s["isr"]));
             let is_live = live.iter().any(|id| i64::from(*id) == leader);
             let is_reported = (options.has("under-replicated-partitions")
                 && isr.len() < replicas.len())
                 || (options.has("unavailable-partitions") && !is_live);
             if (shows_topics && !only_overrides) || is_reported {
-                let leader = if leader < 0 { "none".to_owned() } else { leader.to_string() };
+                let leader = if leader < 0 {
+                    "none".to_owned()
+                } else {
+                    leader.to_string()
+                };
                 writeln!(
                     out,
                     "\tTopic: {topic}\tPartition: {partition}\tLeader: {leader}\tReplicas: {}\tIsr: {}{mark}",
@@ -426,7 +462,8 @@ async fn describe(
 
 fn numbers(value: &Value) -> Vec<i32> {
     let list = value.as_array().into_iter().flatten();
-    list.filter_map(|id| i32::try_from(id.as_i64()?).ok()).collect()
+    list.filter_map(|id| i32::try_from(id.as_i64()?).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -450,7 +487,10 @@ mod tests {
             assert_eq!(sorted, brokers);
         }
         let error = assign_replicas(&brokers, 1, 4, 0).unwrap_err().to_string();
-        assert_eq!(error, "Replication factor: 4 larger than available brokers: 3.");
+        assert_eq!(
+            error,
+            "Replication factor: 4 larger than available brokers: 3."
+        );
     }
 
     #[test]

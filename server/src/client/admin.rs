@@ -169,9 +169,10 @@ impl Client {
             let Some(next) = answer.next_cursor else {
                 return Ok(());
             };
-            let next_cursor = kafka_protocol::messages::describe_topic_partitions_request::Cursor::default()
-                .with_topic_name(next.topic_name)
-                .with_partition_index(next.partition_index);
+            let next_cursor =
+                kafka_protocol::messages::describe_topic_partitions_request::Cursor::default()
+                    .with_topic_name(next.topic_name)
+                    .with_partition_index(next.partition_index);
             cursor = Some(next_cursor);
         }
     }
@@ -180,9 +181,7 @@ impl Client {
     ///
     /// # Errors
     /// If the connection breaks.
-    pub fn reassignments(
-        &mut self,
-    ) -> Result<BTreeMap<TopicPartition, Reassignment>, ClientError> {
+    pub fn reassignments(&mut self) -> Result<BTreeMap<TopicPartition, Reassignment>, ClientError> {
         let mut found = BTreeMap::new();
         if !self.any()?.supports::<ListPartitionReassignmentsRequest>() {
             return Ok(found);
@@ -266,9 +265,9 @@ impl Client {
     /// # Errors
     /// The broker's refusal.
     pub fn delete_topics(&mut self, names: &[String]) -> Result<(), ClientError> {
-        let states = names.iter().map(|name| {
-            DeleteTopicState::default().with_name(Some(topic_name(name)))
-        });
+        let states = names
+            .iter()
+            .map(|name| DeleteTopicState::default().with_name(Some(topic_name(name))));
         let version = self.any()?.version::<DeleteTopicsRequest>()?;
         let mut request = DeleteTopicsRequest::default().with_timeout_ms(TIMEOUT_MS);
         if version >= 6 {
@@ -450,7 +449,11 @@ pub fn id_text(id: uuid::Uuid) -> String {
     let mut out = String::with_capacity(22);
     for group in 0..22_u32 {
         let shift = 122_u32.saturating_sub(6 * group);
-        let value = if group == 21 { (bits << 4) & 63 } else { (bits >> shift) & 63 };
+        let value = if group == 21 {
+            (bits << 4) & 63
+        } else {
+            (bits >> shift) & 63
+        };
         let index = usize::try_from(value).unwrap_or(0);
         out.push(char::from(ALPHABET.get(index).copied().unwrap_or(b'A')));
     }

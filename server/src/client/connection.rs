@@ -80,7 +80,9 @@ impl Connection {
         self.send(&request, 3)?;
         let mut frame = self.receive(REQUEST_TIMEOUT)?;
         frame.advance(frame.len().min(4));
-        let error = frame.get(..2).map(|bytes| i16::from_be_bytes([bytes[0], bytes[1]]));
+        let error = frame
+            .get(..2)
+            .map(|bytes| i16::from_be_bytes([bytes[0], bytes[1]]));
         let answer = if error == Some(code::UNSUPPORTED_VERSION) {
             self.send(&ApiVersionsRequest::default(), 0)?;
             let frame = self.receive(REQUEST_TIMEOUT)?;
@@ -248,7 +250,8 @@ impl Connection {
         self.is_broken = true;
         let mut what = plain_reason(error);
         if self.versions.is_empty() {
-            what = format!("{what}; is this the port of a Kafka broker (0.10 or newer, PLAINTEXT)?");
+            what =
+                format!("{what}; is this the port of a Kafka broker (0.10 or newer, PLAINTEXT)?");
         } else if key >= 0 {
             what = format!("{what} (on {})", api_name(key));
         }
@@ -294,5 +297,8 @@ fn plain_reason(error: &io::Error) -> String {
 /// Kafka's name of an API.
 #[must_use]
 pub fn api_name(key: i16) -> String {
-    ApiKey::try_from(key).map_or_else(|()| format!("API {key}"), |api| format!("{api:?}").replace("Key", ""))
+    ApiKey::try_from(key).map_or_else(
+        |()| format!("API {key}"),
+        |api| format!("{api:?}").replace("Key", ""),
+    )
 }

@@ -248,7 +248,11 @@ impl Consumer {
         let mut aborted: Vec<_> = data.aborted_transactions.unwrap_or_default();
         aborted.sort_by_key(|transaction| transaction.first_offset);
         let aborted = aborted.iter().map(|a| (a.first_offset, a.producer_id.0));
-        self.read(partition, &data.records.unwrap_or_default(), aborted.collect())
+        self.read(
+            partition,
+            &data.records.unwrap_or_default(),
+            aborted.collect(),
+        )
     }
 
     /// Reads the batches of an answer; the last one may be cut off, and the first may begin before
@@ -266,7 +270,10 @@ impl Consumer {
         for batch in iterate(records) {
             let Ok(batch) = batch else { break };
             let header = &batch.header;
-            while aborted.front().is_some_and(|(first, _)| *first <= header.last_offset()) {
+            while aborted
+                .front()
+                .is_some_and(|(first, _)| *first <= header.last_offset())
+            {
                 aborting.extend(aborted.pop_front().map(|(_, producer)| producer));
             }
             next = next.max(header.next_offset());

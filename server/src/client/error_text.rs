@@ -14,23 +14,56 @@ pub fn error_text(code: i16) -> String {
 }
 
 const TEXTS: &[(i16, &str)] = &[
-    (-1, "The server experienced an unexpected error when processing the request."),
-    (1, "The requested offset is not within the range of offsets maintained by the server."),
-    (2, "This message has failed its CRC checksum, exceeds the valid size, has a null key for a compacted topic, or is otherwise corrupt."),
+    (
+        -1,
+        "The server experienced an unexpected error when processing the request.",
+    ),
+    (
+        1,
+        "The requested offset is not within the range of offsets maintained by the server.",
+    ),
+    (
+        2,
+        "This message has failed its CRC checksum, exceeds the valid size, has a null key for a compacted topic, or is otherwise corrupt.",
+    ),
     (3, "This server does not host this topic-partition."),
-    (5, "There is no leader for this topic-partition as we are in the middle of a leadership election."),
-    (6, "For requests intended only for the leader, this error indicates that the broker is not the current leader. For requests intended for any replica, this error indicates that the broker is not a replica of the topic partition."),
+    (
+        5,
+        "There is no leader for this topic-partition as we are in the middle of a leadership election.",
+    ),
+    (
+        6,
+        "For requests intended only for the leader, this error indicates that the broker is not the current leader. For requests intended for any replica, this error indicates that the broker is not a replica of the topic partition.",
+    ),
     (7, "The request timed out."),
     (8, "The broker is not available."),
-    (10, "The request included a message larger than the max message size the server will accept."),
-    (14, "The coordinator is loading and hence can't process requests."),
+    (
+        10,
+        "The request included a message larger than the max message size the server will accept.",
+    ),
+    (
+        14,
+        "The coordinator is loading and hence can't process requests.",
+    ),
     (15, "The coordinator is not available."),
     (16, "This is not the correct coordinator."),
-    (17, "The request attempted to perform an operation on an invalid topic."),
-    (18, "The request included message batch larger than the configured segment size on the server."),
-    (19, "Messages are rejected since there are fewer in-sync replicas than required."),
+    (
+        17,
+        "The request attempted to perform an operation on an invalid topic.",
+    ),
+    (
+        18,
+        "The request included message batch larger than the configured segment size on the server.",
+    ),
+    (
+        19,
+        "Messages are rejected since there are fewer in-sync replicas than required.",
+    ),
     (22, "Specified group generation id is not valid."),
-    (23, "The group member's supported protocols are incompatible with those of existing members or first group member tried to join with empty protocol type or empty protocol list."),
+    (
+        23,
+        "The group member's supported protocols are incompatible with those of existing members or first group member tried to join with empty protocol type or empty protocol list.",
+    ),
     (24, "The group id is invalid."),
     (25, "The coordinator is not aware of this member."),
     (27, "The group is rebalancing, so a rejoin is needed."),
@@ -40,11 +73,17 @@ const TEXTS: &[(i16, &str)] = &[
     (35, "The version of API is not supported."),
     (36, "Topic with this name already exists."),
     (37, "Number of partitions is below 1."),
-    (38, "Replication factor is below 1 or larger than the number of available brokers."),
+    (
+        38,
+        "Replication factor is below 1 or larger than the number of available brokers.",
+    ),
     (39, "Replica assignment is invalid."),
     (40, "Configuration is invalid."),
     (41, "This is not the correct controller for this cluster."),
-    (42, "This most likely occurs because of a request being malformed by the client library or the message was sent to an incompatible broker. See the broker logs for more details."),
+    (
+        42,
+        "This most likely occurs because of a request being malformed by the client library or the message was sent to an incompatible broker. See the broker logs for more details.",
+    ),
     (45, "The broker received an out of order sequence number."),
     (47, "Producer attempted to produce with an old epoch."),
     (56, "Disk error when trying to access log file on the disk."),
@@ -52,10 +91,22 @@ const TEXTS: &[(i16, &str)] = &[
     (68, "The group is not empty."),
     (69, "The group id does not exist."),
     (73, "Topic deletion is disabled."),
-    (76, "The requesting client does not support the compression type of given partition."),
-    (79, "The group member needs to have a valid member id before actually entering a consumer group."),
-    (86, "Deleting offsets of a topic is forbidden while the consumer group is actively subscribed to it."),
-    (87, "This record has failed the validation on broker and hence will be rejected."),
+    (
+        76,
+        "The requesting client does not support the compression type of given partition.",
+    ),
+    (
+        79,
+        "The group member needs to have a valid member id before actually entering a consumer group.",
+    ),
+    (
+        86,
+        "Deleting offsets of a topic is forbidden while the consumer group is actively subscribed to it.",
+    ),
+    (
+        87,
+        "This record has failed the validation on broker and hence will be rejected.",
+    ),
 ];
 
 #[cfg(test)]

@@ -26,9 +26,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, Encodable};
 
-use super::{
-    Client, ClientError, REQUEST_TIMEOUT, TopicPartition, check, code, text, topic_name,
-};
+use super::{Client, ClientError, REQUEST_TIMEOUT, TopicPartition, check, code, text, topic_name};
 
 const SESSION: Duration = Duration::from_secs(45);
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -206,11 +204,13 @@ impl Member {
 fn versioned<M: Encodable>(message: &M, version: i16) -> Result<Bytes, ClientError> {
     let mut out = BytesMut::new();
     out.put_i16(version);
-    message.encode(&mut out, version).map_err(|error| ClientError::BadAnswer {
-        address: "this tool".to_owned(),
-        api: "consumer protocol".to_owned(),
-        what: error.to_string(),
-    })?;
+    message
+        .encode(&mut out, version)
+        .map_err(|error| ClientError::BadAnswer {
+            address: "this tool".to_owned(),
+            api: "consumer protocol".to_owned(),
+            what: error.to_string(),
+        })?;
     Ok(out.freeze())
 }
 
@@ -255,7 +255,10 @@ fn lead(
 ) -> Result<Vec<SyncGroupRequestAssignment>, ClientError> {
     let mut subscriptions = BTreeMap::new();
     for member in &joined.members {
-        subscriptions.insert(member.member_id.to_string(), subscribed_topics(&member.metadata));
+        subscriptions.insert(
+            member.member_id.to_string(),
+            subscribed_topics(&member.metadata),
+        );
     }
     let topics: BTreeSet<_> = subscriptions.values().flatten().cloned().collect();
     let topics: Vec<_> = topics.into_iter().collect();
@@ -268,7 +271,10 @@ fn lead(
     for (member, partitions) in assign_range(&subscriptions, &counts) {
         let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         for partition in partitions {
-            topics.entry(partition.topic).or_default().push(partition.partition);
+            topics
+                .entry(partition.topic)
+                .or_default()
+                .push(partition.partition);
         }
         let topics = topics.into_iter().map(|(topic, partitions)| {
             AssignedTopic::default()
@@ -297,7 +303,9 @@ fn assign_range(
         assigned.entry(member.clone()).or_default();
     }
     for (topic, count) in counts {
-        let members = subscriptions.iter().filter(|(_, topics)| topics.contains(topic));
+        let members = subscriptions
+            .iter()
+            .filter(|(_, topics)| topics.contains(topic));
         let members: Vec<_> = members.map(|(member, _)| member).collect();
         let share = count.checked_div(members.len()).unwrap_or(0);
         let more = count.checked_rem(members.len()).unwrap_or(0);
@@ -497,6 +505,8 @@ mod tests {
     #[test]
     fn foreign_metadata_is_nothing_rather_than_a_panic() {
         assert!(subscribed_topics(&Bytes::from_static(b"\x00")).is_empty());
-        assert!(assigned_partitions(&Bytes::from_static(b"\x00\x00\xff\xff\xff\xff\x01")).is_empty());
+        assert!(
+            assigned_partitions(&Bytes::from_static(b"\x00\x00\xff\xff\xff\xff\x01")).is_empty()
+        );
     }
 }

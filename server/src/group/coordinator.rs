@@ -187,12 +187,15 @@ impl Coordinator {
     }
 
     /// The partition of `__consumer_offsets` is ours and its log is being read: its groups answer
-    /// COORDINATOR_LOAD_IN_PROGRESS.
-    pub fn begin_load(&mut self, partition: i32) {
+    /// COORDINATOR_LOAD_IN_PROGRESS. What is still held of it goes, as by [`Self::unload`].
+    pub fn begin_load(&mut self, now_ms: i64, partition: i32) -> Vec<Action> {
+        let actions = self.unload(now_ms, partition);
         self.partitions.insert(partition, PartitionState::Loading);
+        actions
     }
 
-    /// The log has been read: the groups are there, their members with fresh sessions.
+    /// The log has been read: the groups are there, their members with fresh sessions. Without
+    /// effect if the partition was unloaded meanwhile.
     pub fn finish_load(
         &mut self,
         now_ms: i64,
@@ -201,12 +204,17 @@ impl Coordinator {
     ) -> (Vec<Action>, LoadReport) {
         self.context.now_ms = now_ms;
         let (groups, report) = loaded.into_groups(&mut self.context, partition);
+        if self.partitions.get(&partition) != Some(&PartitionState::Loading) {
+            return (Vec::new(), report);
+        }
         for group in groups {
             let id = group.id.clone();
             self.context.population += group.population();
-            if let Some(replaced) = self.groups.insert(id.clone(), group) {
-                self.context.population -= replaced.population();
-            }
+            let replaced = self.groups.insert(id.clone(), group);
+            assert!(
+                replaced.is_none(),
+                "group {id} was there before partition {partition}"
+            );
             self.with_group(&id, |context, group| {
                 if group.members.len() > context.config.group_max_size {
                     group.prepare_rebalance(context);
@@ -217,15 +225,8 @@ impl Coordinator {
             });
         }
         self.partitions.insert(partition, PartitionState::Active);
-        let check_ms = self
-            .context
-            .config
-            .offsets_retention_check_interval_ms
-            .max(1);
         if !self.context.timers.is_set(&TimerKey::OffsetExpiry) {
-            self.context
-                .timers
-                .set(TimerKey::OffsetExpiry, now_ms + check_ms);
+            self.schedule_expiry();
         }
         (self.context.take_actions(), report)
     }
@@ -237,11 +238,14 @@ impl Coordinator {
         partition: i32,
         records: impl IntoIterator<Item = GroupRecord>,
     ) -> (Vec<Action>, LoadReport) {
+        let mut actions = self.begin_load(now_ms, partition);
         let mut loaded = LoadedGroups::default();
         for (key, value) in records {
             loaded.record(&key, value.as_deref());
         }
-        self.finish_load(now_ms, partition, loaded)
+        let (more, report) = self.finish_load(now_ms, partition, loaded);
+        actions.extend(more);
+        (actions, report)
     }
 
     /// The partition is not ours any more: who waits is sent to look for the new coordinator.
@@ -257,6 +261,23 @@ impl Coordinator {
             self.with_group(&id, |context, group| group.unload(context));
             self.drop_group(&id);
         }
+        self.context.take_actions()
+    }
+
+    /// These partitions, of topics that were deleted, are no more: their offsets go from all groups
+    /// (GroupCoordinator.handleDeletedPartitions).
+    pub fn partitions_deleted(
+        &mut self,
+        now_ms: i64,
+        partitions: &[(StrBytes, i32)],
+    ) -> Vec<Action> {
+        self.context.now_ms = now_ms;
+        self.clean_up(|group| {
+            let removed = partitions
+                .iter()
+                .filter(|partition| group.offsets.remove(partition));
+            removed.cloned().collect()
+        });
         self.context.take_actions()
     }
 
@@ -413,29 +434,38 @@ impl Coordinator {
         }
     }
 
-    /// What is old goes (GroupMetadata.removeExpiredOffsets), and groups that hold nothing more.
-    fn expire_offsets(&mut self) {
-        let now_ms = self.context.now_ms;
+    fn schedule_expiry(&mut self) {
         let check_ms = self
             .context
             .config
             .offsets_retention_check_interval_ms
             .max(1);
-        self.context
-            .timers
-            .set(TimerKey::OffsetExpiry, now_ms + check_ms);
+        let deadline_ms = self.context.now_ms.saturating_add(check_ms);
+        self.context.timers.set(TimerKey::OffsetExpiry, deadline_ms);
+    }
+
+    /// What is old goes (GroupMetadata.removeExpiredOffsets), and groups that hold nothing more.
+    fn expire_offsets(&mut self) {
+        self.schedule_expiry();
+        let now_ms = self.context.now_ms;
         let retention_ms = self.context.config.offsets_retention_ms;
+        self.clean_up(|group| group.expire_offsets(now_ms, retention_ms));
+    }
+
+    /// Takes offsets out of every group and writes their tombstones, one append per group
+    /// (GroupMetadataManager.cleanupGroupMetadata).
+    fn clean_up(&mut self, mut take: impl FnMut(&mut Group) -> Vec<(StrBytes, i32)>) {
         let ids: Vec<(StrBytes, i32)> = self
             .groups
             .values()
             .map(|group| (group.id.clone(), group.partition))
             .collect();
         for (id, partition) in ids {
-            let expired = self.with_group(&id, |_, group| {
-                let expired = group.expire_offsets(now_ms, retention_ms);
-                group.offset_tombstones(expired)
+            let tombstones = self.with_group(&id, |_, group| {
+                let taken = take(group);
+                group.offset_tombstones(taken)
             });
-            let mut tombstones = expired.unwrap_or_default();
+            let mut tombstones = tombstones.unwrap_or_default();
             tombstones.extend(self.drop_if_done(&id));
             if !tombstones.is_empty() {
                 self.context

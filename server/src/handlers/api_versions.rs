@@ -34,7 +34,10 @@ fn answer(call: &Call) -> Result<Answer, Refused> {
     }
     let request: ApiVersionsRequest = call.decode()?;
     if call.request.version >= 3 {
-        let software = (request.client_software_name, request.client_software_version);
+        let software = (
+            request.client_software_name,
+            request.client_software_version,
+        );
         if !is_software_word(&software.0) || !is_software_word(&software.1) {
             let invalid = ApiVersionsResponse::default()
                 .with_error_code(ResponseError::InvalidRequest.code());

@@ -34,12 +34,21 @@ async fn create_topics(call: Call) -> Result<Answer, Refused> {
     let mut response = CreateTopicsResponse::default();
     for wish in request.topics {
         let name = wish.name.clone();
+        if response.topics.iter().any(|answered| answered.name == name) {
+            continue;
+        }
         let result = if times[&name.0] > 1 {
             let message = format!("Duplicate topic name: {}", name.as_str());
-            Err(Refusal { error: ResponseError::InvalidRequest, message })
+            Err(Refusal {
+                error: ResponseError::InvalidRequest,
+                message,
+            })
         } else if wish.num_partitions == -1 && wish.assignments.is_empty() && version < 4 {
             let message = "Default partitions need CreateTopics version 4 or later".to_owned();
-            Err(Refusal { error: ResponseError::InvalidPartitions, message })
+            Err(Refusal {
+                error: ResponseError::InvalidPartitions,
+                message,
+            })
         } else if request.validate_only {
             store::validate(&call.shard, wish).await
         } else {
@@ -67,11 +76,15 @@ fn created(call: &Call, topic: &Topic, validate_only: bool) -> CreatableTopicRes
     let configs = configs.into_iter().map(|described| {
         CreatableTopicConfigs::default()
             .with_name(StrBytes::from_static_str(described.name))
-            .with_value(Some(StrBytes::from_string(described.value)))
-            .with_config_source(described.source.code())
+            .with_value(described.value.map(StrBytes::from_string))
+            .with_config_source(described.source as i8)
     });
     result
-        .with_topic_id(if validate_only { uuid::Uuid::nil() } else { topic.id })
+        .with_topic_id(if validate_only {
+            uuid::Uuid::nil()
+        } else {
+            topic.id
+        })
         .with_num_partitions(topic.partitions)
         .with_replication_factor(1)
         .with_configs(Some(configs.collect()))

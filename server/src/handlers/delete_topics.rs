@@ -3,11 +3,11 @@
 //! - 4: flexible. 5: error messages. 6: topics by id (KIP-516).
 
 use kafka_protocol::ResponseError;
+use kafka_protocol::messages::TopicName;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
 use kafka_protocol::protocol::StrBytes;
-use kafka_protocol::messages::TopicName;
 
 use crate::dispatch::{Answer, Call, Handled, Refused};
 use crate::metadata::controller::Refusal;
@@ -38,9 +38,15 @@ async fn delete(call: &Call, state: DeleteTopicState) -> DeletableTopicResult {
         (Some(name), true) => Ok(name.to_string()),
         (None, false) => match image.topic_by_id(state.topic_id) {
             Some(topic) => Ok(topic.name.clone()),
-            None => Err(refusal(ResponseError::UnknownTopicId, "no topic has this id")),
+            None => Err(refusal(
+                ResponseError::UnknownTopicId,
+                "no topic has this id",
+            )),
         },
-        _ => Err(refusal(ResponseError::InvalidRequest, "a topic is named by name or by id")),
+        _ => Err(refusal(
+            ResponseError::InvalidRequest,
+            "a topic is named by name or by id",
+        )),
     };
     let result = match &name {
         Ok(name) => store::delete(&call.shard, name.clone()).await,
@@ -54,14 +60,15 @@ async fn delete(call: &Call, state: DeleteTopicState) -> DeletableTopicResult {
     match result {
         Ok(id) if call.request.version >= 6 => answer.with_topic_id(id),
         Ok(_) => answer,
-        Err(Refusal { error, message }) => answer
-            .with_error_code(error.code())
-            .with_error_message(
-                (call.request.version >= 5).then(|| StrBytes::from_string(message)),
-            ),
+        Err(Refusal { error, message }) => answer.with_error_code(error.code()).with_error_message(
+            (call.request.version >= 5).then(|| StrBytes::from_string(message)),
+        ),
     }
 }
 
 fn refusal(error: ResponseError, message: &str) -> Refusal {
-    Refusal { error, message: message.to_owned() }
+    Refusal {
+        error,
+        message: message.to_owned(),
+    }
 }

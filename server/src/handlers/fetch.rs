@@ -50,20 +50,31 @@ fn begin(call: &Call) -> Result<Answer, Refused> {
     let version = call.request.version;
     let shard = call.shard.clone();
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
-    let asked = if version >= 3 { request.max_bytes } else { i32::MAX };
+    let asked = if version >= 3 {
+        request.max_bytes
+    } else {
+        i32::MAX
+    };
     let terms = Terms {
         version,
-        max_bytes: u32::try_from(asked).unwrap_or(0).min(shard.broker.config.network.fetch_bytes_max),
+        max_bytes: u32::try_from(asked)
+            .unwrap_or(0)
+            .min(shard.broker.config.network.fetch_bytes_max),
         min_bytes: u64::try_from(request.min_bytes).unwrap_or(0),
         deadline: shard.io.now() + wait,
     };
     let now = shard.io.now();
-    let opened = shard.sessions.borrow_mut().open(request, version, &shard.image(), now);
+    let opened = shard
+        .sessions
+        .borrow_mut()
+        .open(request, version, &shard.image(), now);
     let context = match opened {
         Ok(context) => context,
         Err(error) => return Ok(Answer::Ready(Some(encode_error(version, error)))),
     };
-    Ok(Answer::Later(Box::pin(async move { Some(fetch(&shard, context, &terms).await) })))
+    Ok(Answer::Later(Box::pin(async move {
+        Some(fetch(&shard, context, &terms).await)
+    })))
 }
 
 async fn fetch(shard: &Rc<Shard>, mut context: Context, terms: &Terms) -> Response {
@@ -87,7 +98,10 @@ async fn fetch(shard: &Rc<Shard>, mut context: Context, terms: &Terms) -> Respon
         }
         answers.push(answer(shard, slot, found, &context.wanted[slot], terms).await);
     }
-    let session_id = shard.sessions.borrow_mut().close(&mut context, &answers, shard.io.now());
+    let session_id = shard
+        .sessions
+        .borrow_mut()
+        .close(&mut context, &answers, shard.io.now());
     encode(terms.version, session_id, &context.wanted, answers)
 }
 
@@ -96,7 +110,9 @@ async fn read_all(shard: &Rc<Shard>, wanted: &[Wanted], terms: &Terms) -> Vec<Fo
     let mut plan: BTreeMap<usize, Vec<Read>> = BTreeMap::new();
     let mut found: Vec<Found> = Vec::with_capacity(wanted.len());
     for (slot, wanted) in wanted.iter().enumerate() {
-        found.push(Found::failed(wanted.error.unwrap_or(ResponseError::NotLeaderOrFollower)));
+        found.push(Found::failed(
+            wanted.error.unwrap_or(ResponseError::NotLeaderOrFollower),
+        ));
         if wanted.error.is_none() {
             let owner = shard.owner(&wanted.topic, wanted.index);
             plan.entry(owner).or_default().push(Read::new(slot, wanted));
@@ -140,7 +156,8 @@ async fn wait(shard: &Rc<Shard>, wanted: &[Wanted], found: &[Found], deadline: I
         Box::pin(shard.on(owner, job))
     });
     // The waits on other shards end by themselves, at the deadline at the latest.
-    future::select_all(waits).await;
+    // A shard that has stopped wakes us, too: the next read says what is wrong.
+    let _ = future::select_all(waits).await;
 }
 
 async fn answer(
@@ -150,9 +167,19 @@ async fn answer(
     wanted: &Wanted,
     terms: &Terms,
 ) -> PartitionAnswer {
-    let Found { error, high_watermark, log_start_offset, slice } = found;
-    let mut answer =
-        PartitionAnswer { slot, error, high_watermark, log_start_offset, records: None };
+    let Found {
+        error,
+        high_watermark,
+        log_start_offset,
+        slice,
+    } = found;
+    let mut answer = PartitionAnswer {
+        slot,
+        error,
+        high_watermark,
+        log_start_offset,
+        records: None,
+    };
     let Some(slice) = slice else { return answer };
     if terms.version >= 4 {
         answer.records = Some(Part::File(slice));
@@ -160,7 +187,10 @@ async fn answer(
     }
     let magic = if terms.version >= 2 { 1 } else { 0 };
     let length = slice.length as usize;
-    let converted = match shard.io.read_at(&slice.file, BytesMut::new(), slice.position, length).await
+    let converted = match shard
+        .io
+        .read_at(&slice.file, BytesMut::new(), slice.position, length)
+        .await
     {
         Ok(bytes) => {
             let limits = ConversionLimits {

@@ -39,9 +39,15 @@ async fn find_coordinator(call: Call) -> Result<Answer, Refused> {
     let (node_id, host, port) = match result {
         Ok(()) => {
             let connection = &call.connection;
-            let (host, port) =
-                call.shard.broker.advertised(connection.listener, connection.dialled);
-            (call.shard.broker.config.node_id, StrBytes::from_string(host), port)
+            let (host, port) = call
+                .shard
+                .broker
+                .advertised(connection.listener, connection.dialled);
+            (
+                call.shard.broker.config.node_id,
+                StrBytes::from_string(host),
+                port,
+            )
         }
         Err(_) => (-1, StrBytes::default(), -1),
     };

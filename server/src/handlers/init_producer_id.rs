@@ -24,14 +24,19 @@ async fn init_producer_id(call: Call) -> Result<Answer, Refused> {
             .with_producer_epoch(-1)
     };
     if let Some(id) = &request.transactional_id {
-        log::info!("Transactional id '{}' refused: transactions are not served yet", id.as_str());
+        log::info!(
+            "Transactional id '{}' refused: transactions are not served yet",
+            id.as_str()
+        );
         return call.ready(&failed(ResponseError::TransactionalIdAuthorizationFailed));
     }
     // A known id is given a new one: the old one's state stays behind, as Kafka does for
     // producers without a transactional id (TransactionCoordinator.handleInitProducerId).
     match store::next_producer_id(&call.shard).await {
         Ok(id) => call.ready(
-            &InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0),
+            &InitProducerIdResponse::default()
+                .with_producer_id(ProducerId(id))
+                .with_producer_epoch(0),
         ),
         Err(refusal) => {
             log::error!("No producer id: {}", refusal.message);

@@ -54,7 +54,11 @@ async fn list_offsets(call: Call) -> Result<Answer, Refused> {
                 topic: topic.name.0.clone(),
                 index: partition.partition_index,
                 timestamp: partition.timestamp,
-                epoch: if version >= 4 { partition.current_leader_epoch } else { -1 },
+                epoch: if version >= 4 {
+                    partition.current_leader_epoch
+                } else {
+                    -1
+                },
                 max_offsets: partition.max_num_offsets,
             });
         }
@@ -76,7 +80,10 @@ async fn list_offsets(call: Call) -> Result<Answer, Refused> {
         };
         let answers = call.shard.on(owner, job).await.unwrap_or_else(|_| {
             let gone = |question: Question| {
-                (question.slot, failed(question.index, ResponseError::NotLeaderOrFollower))
+                (
+                    question.slot,
+                    failed(question.index, ResponseError::NotLeaderOrFollower),
+                )
             };
             questions.into_iter().map(gone).collect()
         });
@@ -96,17 +103,16 @@ fn failed(index: i32, error: ResponseError) -> ListOffsetsPartitionResponse {
         .with_leader_epoch(-1)
 }
 
-async fn answer(
-    shard: &Shard,
-    question: &Question,
-    version: i16,
-) -> ListOffsetsPartitionResponse {
+async fn answer(shard: &Shard, question: &Question, version: i16) -> ListOffsetsPartitionResponse {
     let index = question.index;
     let partition = match check_leader(shard, &question.topic, index, question.epoch) {
         Ok(partition) => partition,
         Err(error) => return failed(index, error),
     };
-    let (start, end) = (partition.log.log_start_offset(), partition.high_watermark().offset);
+    let (start, end) = (
+        partition.log.log_start_offset(),
+        partition.high_watermark().offset,
+    );
     let found = match question.timestamp {
         LATEST => Some((-1, end)),
         EARLIEST | EARLIEST_LOCAL => Some((-1, start)),
@@ -118,7 +124,9 @@ async fn answer(
                 partition.log.offset_for_timestamp(timestamp).await
             };
             match lookup {
-                Ok(found) => found.filter(|(_, offset)| *offset < end),
+                Ok(found) => found
+                    .filter(|f| f.offset < end)
+                    .map(|found| (found.timestamp, found.offset)),
                 Err(error) => {
                     log::error!("ListOffsets of {}-{index}: {error}", question.topic);
                     return failed(index, ResponseError::KafkaStorageError);
@@ -141,12 +149,7 @@ async fn answer(
 
 /// Version 0 asks for the offsets of segments before a time, newest first; the end of the log
 /// counts as one. Only the ends are given for the two special times, as clients ask for no others.
-fn old_style(
-    question: &Question,
-    found: Option<(i64, i64)>,
-    start: i64,
-    end: i64,
-) -> Vec<i64> {
+fn old_style(question: &Question, found: Option<(i64, i64)>, start: i64, end: i64) -> Vec<i64> {
     let mut offsets = match question.timestamp {
         LATEST if end > start => vec![end, start],
         LATEST => vec![end],

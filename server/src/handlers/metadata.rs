@@ -41,7 +41,11 @@ async fn metadata(call: Call) -> Result<Answer, Refused> {
         Some(topics) => version == 0 && topics.is_empty(),
     };
     let mut topics: Vec<MetadataResponseTopic> = if all {
-        shard.image().topics().map(|topic| describe(shard, topic)).collect()
+        shard
+            .image()
+            .topics()
+            .map(|topic| describe(shard, topic))
+            .collect()
     } else {
         let may_create = shard.broker.config.auto_create_topics_enable
             && (version < 4 || request.allow_auto_topic_creation);
@@ -59,8 +63,11 @@ async fn metadata(call: Call) -> Result<Answer, Refused> {
             topic.topic_authorized_operations = TOPIC_OPERATIONS;
         }
     }
-    let cluster_operations = (8..=10).contains(&version) && request.include_cluster_authorized_operations;
-    let (host, port) = shard.broker.advertised(call.connection.listener, call.connection.dialled);
+    let cluster_operations =
+        (8..=10).contains(&version) && request.include_cluster_authorized_operations;
+    let (host, port) = shard
+        .broker
+        .advertised(call.connection.listener, call.connection.dialled);
     let node_id = BrokerId(shard.broker.config.node_id);
     let broker = MetadataResponseBroker::default()
         .with_node_id(node_id)

@@ -75,7 +75,9 @@ async fn produce(call: Call) -> Result<Answer, Refused> {
     let shard = call.shard.clone();
     Ok(Answer::Later(Box::pin(async move {
         fill(&shard, parts, &mut response).await;
-        Response::encode(&response, version).map_err(|error| log::error!("produce: {error}")).ok()
+        Response::encode(&response, version)
+            .map_err(|error| log::error!("produce: {error}"))
+            .ok()
     })))
 }
 
@@ -83,7 +85,9 @@ async fn produce(call: Call) -> Result<Answer, Refused> {
 fn skeleton(request: &ProduceRequest) -> ProduceResponse {
     let topics = request.topic_data.iter().map(|topic| {
         let partitions = topic.partition_data.iter().map(|partition| {
-            PartitionProduceResponse::default().with_index(partition.index).with_base_offset(-1)
+            PartitionProduceResponse::default()
+                .with_index(partition.index)
+                .with_base_offset(-1)
         });
         TopicProduceResponse::default()
             .with_name(topic.name.clone())
@@ -150,14 +154,25 @@ async fn append_here(
 ) -> (Vec<Done>, Option<Lsn>) {
     let mut done = Vec::with_capacity(work.len());
     let mut newest = None;
-    for Work { topic_slot, partition_slot, topic, index, records } in work {
+    for Work {
+        topic_slot,
+        partition_slot,
+        topic,
+        index,
+        records,
+    } in work
+    {
         let result = append_one(shard, &topic, index, records, acks, version).await;
         if let Ok((outcome, _)) = &result
             && acks == ACKS_ALL
         {
             newest = newest.max(outcome.lsn);
         }
-        done.push(Done { topic_slot, partition_slot, result });
+        done.push(Done {
+            topic_slot,
+            partition_slot,
+            result,
+        });
     }
     (done, newest)
 }
@@ -171,13 +186,19 @@ async fn append_one(
     version: i16,
 ) -> Result<(Outcome, i64), AppendError> {
     let Some(partition) = shard.partition(topic, index) else {
-        let known = shard.image().topic(topic).is_some_and(|topic| index < topic.partitions);
+        let known = shard
+            .image()
+            .topic(topic)
+            .is_some_and(|topic| index < topic.partitions);
         let error = if known && index >= 0 {
             ResponseError::NotLeaderOrFollower
         } else {
             ResponseError::UnknownTopicOrPartition
         };
-        return Err(AppendError { error, message: error.to_string() });
+        return Err(AppendError {
+            error,
+            message: error.to_string(),
+        });
     };
     let config = partition.topic().config.clone();
     if acks == ACKS_ALL && config.min_insync_replicas > 1 {
@@ -185,10 +206,15 @@ async fn append_one(
             "min.insync.replicas is {}, but there is one replica",
             config.min_insync_replicas
         );
-        return Err(AppendError { error: ResponseError::NotEnoughReplicas, message });
+        return Err(AppendError {
+            error: ResponseError::NotEnoughReplicas,
+            message,
+        });
     }
     let records = records.unwrap_or_default();
-    let outcome = partition.append(shard, records, Origin::Client { version }).await?;
+    let outcome = partition
+        .append(shard, records, Origin::Client { version })
+        .await?;
     Ok((outcome, partition.log.log_start_offset()))
 }
 
@@ -197,7 +223,10 @@ async fn wait_durable(shard: &Shard, done: &mut [Done], lsn: Option<Lsn>) {
     if let Err(reason) = shard.durable(lsn).await {
         for one in done.iter_mut().filter(|one| one.result.is_ok()) {
             let message = reason.0.clone();
-            one.result = Err(AppendError { error: ResponseError::KafkaStorageError, message });
+            one.result = Err(AppendError {
+                error: ResponseError::KafkaStorageError,
+                message,
+            });
         }
     }
 }
@@ -215,7 +244,12 @@ async fn fill(shard: &Rc<Shard>, parts: Vec<Part>, response: &mut ProduceRespons
                 Err(_) => return refuse_all(response, ResponseError::NotLeaderOrFollower),
             },
         };
-        for Done { topic_slot, partition_slot, result } in done {
+        for Done {
+            topic_slot,
+            partition_slot,
+            result,
+        } in done
+        {
             let place = &mut response.responses[topic_slot].partition_responses[partition_slot];
             match result {
                 Ok((outcome, log_start_offset)) => {
@@ -245,7 +279,12 @@ async fn without_answer(
             Part::Here(done, _) => done,
             Part::There(result) => result.await.unwrap_or_default(),
         };
-        for Done { topic_slot, partition_slot, result } in done {
+        for Done {
+            topic_slot,
+            partition_slot,
+            result,
+        } in done
+        {
             if let Err(AppendError { error, message }) = result {
                 let topic = &response.responses[topic_slot];
                 let index = topic.partition_responses[partition_slot].index;

@@ -12,8 +12,9 @@ use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use uuid::Uuid;
 
 use super::state::{Image, Topic, validate_name};
+use crate::broker::Broker;
 use crate::config::BrokerConfig;
-use crate::config::topic::TopicConfig;
+use crate::config::topic;
 
 /// Most partitions that one request may create in one topic.
 pub const PARTITIONS_MAX: i32 = 100_000;
@@ -28,19 +29,22 @@ pub struct Refusal {
 }
 
 fn refuse<T>(error: ResponseError, message: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { error, message: message.into() })
+    Err(Refusal {
+        error,
+        message: message.into(),
+    })
 }
 
 /// The state of the controller: the newest image.
 pub struct Controller {
-    config: Arc<BrokerConfig>,
+    broker: Arc<Broker>,
     image: Arc<Image>,
 }
 
 impl Controller {
     /// A controller that starts from what was found.
-    pub fn new(config: Arc<BrokerConfig>, image: Arc<Image>) -> Controller {
-        Controller { config, image }
+    pub fn new(broker: Arc<Broker>, image: Arc<Image>) -> Controller {
+        Controller { broker, image }
     }
 
     /// The newest image.
@@ -68,23 +72,25 @@ impl Controller {
         let overrides: BTreeMap<String, String> = wish
             .configs
             .iter()
-            .filter_map(|config| Some((config.name.to_string(), config.value.as_ref()?.to_string())))
+            .filter_map(|config| {
+                Some((config.name.to_string(), config.value.as_ref()?.to_string()))
+            })
             .collect();
-        self.topic(name, id, partitions, overrides)
+        Self::resolve(&self.broker.config, name, id, partitions, overrides)
     }
 
     /// A topic with its effective configuration.
     ///
     /// # Errors
     /// INVALID_CONFIG with the reason.
-    pub fn topic(
-        &self,
+    pub fn resolve(
+        config: &BrokerConfig,
         name: &str,
         id: Uuid,
         partitions: i32,
         overrides: BTreeMap<String, String>,
     ) -> Result<Topic, Refusal> {
-        match TopicConfig::with_overrides(&self.config, &overrides) {
+        match topic::validate(&config.settings, &overrides) {
             Ok(config) => Ok(Topic {
                 name: name.to_owned(),
                 id,
@@ -92,17 +98,24 @@ impl Controller {
                 overrides,
                 config: Arc::new(config),
             }),
-            Err(message) => refuse(ResponseError::InvalidConfig, message),
+            Err(error) => refuse(ResponseError::InvalidConfig, error.to_string()),
         }
     }
 
     /// Kafka refuses names that differ only in `.` and `_`, since its metrics fold them.
     fn check_collision(&self, name: &str) -> Result<(), Refusal> {
         let folded = name.replace('.', "_");
-        match self.image.topics().find(|topic| topic.name.replace('.', "_") == folded) {
+        match self
+            .image
+            .topics()
+            .find(|topic| topic.name.replace('.', "_") == folded)
+        {
             Some(other) if name.contains(['.', '_']) => refuse(
                 ResponseError::InvalidTopicException,
-                format!("Topic '{name}' collides with existing topic: {}", other.name),
+                format!(
+                    "Topic '{name}' collides with existing topic: {}",
+                    other.name
+                ),
             ),
             _ => Ok(()),
         }
@@ -120,7 +133,7 @@ impl Controller {
             return self.assigned_partitions(wish);
         }
         match wish.num_partitions {
-            -1 => Ok(self.config.num_partitions),
+            -1 => Ok(self.broker.config.num_partitions),
             count if count < 1 => refuse(
                 ResponseError::InvalidPartitions,
                 "Number of partitions was set to an invalid non-positive value.",
@@ -137,14 +150,14 @@ impl Controller {
         let mut seen = BTreeSet::new();
         for assignment in &wish.assignments {
             if assignment.broker_ids.len() != 1
-                || assignment.broker_ids[0].0 != self.config.node_id
+                || assignment.broker_ids[0].0 != self.broker.config.node_id
             {
                 return refuse(
                     ResponseError::InvalidReplicaAssignment,
                     format!(
                         "The manual partition assignment of partition {} must be the one broker \
                          of this cluster, {}.",
-                        assignment.partition_index, self.config.node_id
+                        assignment.partition_index, self.broker.config.node_id
                     ),
                 );
             }

@@ -101,7 +101,10 @@ pub fn validate_name(name: &str) -> Result<(), String> {
              249"
         ));
     }
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+    if !name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    {
         return Err(format!(
             "Topic name is invalid: '{name}' contains one or more characters other than ASCII \
              alphanumerics, '.', '_' and '-'"

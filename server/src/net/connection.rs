@@ -100,7 +100,11 @@ struct Queued {
 /// Serves a connection until it ends.
 pub fn start(shard: &Rc<Shard>, socket: Socket, peer: SocketAddr, listener: usize) {
     let network = &shard.broker.config.network;
-    shard.io.set_buffer_sizes(&socket, network.send_buffer_bytes, network.receive_buffer_bytes);
+    shard.io.set_buffer_sizes(
+        &socket,
+        network.send_buffer_bytes,
+        network.receive_buffer_bytes,
+    );
     let connection = Rc::new(Connection {
         dialled: shard.io.local_address(&socket).unwrap_or(peer),
         socket,
@@ -109,7 +113,11 @@ pub fn start(shard: &Rc<Shard>, socket: Socket, peer: SocketAddr, listener: usiz
         software: RefCell::default(),
         active: Cell::new(shard.io.now()),
     });
-    let key = shard.connections.open.borrow_mut().insert(connection.clone());
+    let key = shard
+        .connections
+        .open
+        .borrow_mut()
+        .insert(connection.clone());
     let in_flight = (network.in_flight_requests_max as usize).max(1);
     let (sender, receiver) = mpsc::channel(in_flight);
     let (reader, reading) = (shard.clone(), connection.clone());
@@ -131,7 +139,9 @@ pub fn start(shard: &Rc<Shard>, socket: Socket, peer: SocketAddr, listener: usiz
 
 /// Ends connections that have been idle for too long.
 pub async fn close_idle(shard: Rc<Shard>) {
-    let Some(limit_ms) = shard.broker.config.network.idle_ms_max else { return };
+    let Some(limit_ms) = shard.broker.config.network.idle_ms_max else {
+        return;
+    };
     let limit = Duration::from_millis(limit_ms.unsigned_abs());
     while !shard.is_stopping() {
         shard.io.sleep(IDLE_CHECK.min(limit)).await;
@@ -157,7 +167,11 @@ async fn read(
                     && let Some(foreign) = ForeignProtocol::guess(&buffer)
                 {
                     let answer = Answer::Raw(Bytes::from(foreign.answer()));
-                    let last = Queued { correlation_id: 0, flexible: false, answer };
+                    let last = Queued {
+                        correlation_id: 0,
+                        flexible: false,
+                        answer,
+                    };
                     // The writer may have gone already.
                     let _ = queue.send(last).await;
                     return End::Garbage(foreign.hint().to_owned());
@@ -206,14 +220,11 @@ async fn next_frame(
     Ok(buffer.split_to(length).freeze())
 }
 
-async fn fill(
-    io: &Io,
-    socket: &Socket,
-    buffer: &mut BytesMut,
-    room: usize,
-) -> Result<(), End> {
+async fn fill(io: &Io, socket: &Socket, buffer: &mut BytesMut, room: usize) -> Result<(), End> {
     buffer.reserve(room.max(BUFFER_BYTES_MIN / 4));
-    let (filled, count) = io.receive(socket, std::mem::take(buffer), usize::MAX).await?;
+    let (filled, count) = io
+        .receive(socket, std::mem::take(buffer), usize::MAX)
+        .await?;
     *buffer = filled;
     if count == 0 { Err(End::Peer) } else { Ok(()) }
 }
@@ -225,9 +236,17 @@ async fn handle(
 ) -> Result<Queued, End> {
     let request = dispatch::parse(frame).map_err(End::Garbage)?;
     let (correlation_id, flexible) = (request.correlation_id, request.flexible_answer);
-    let call = Call { shard: shard.clone(), connection: connection.clone(), request };
+    let call = Call {
+        shard: shard.clone(),
+        connection: connection.clone(),
+        request,
+    };
     match dispatch::dispatch(call).await {
-        Ok(answer) => Ok(Queued { correlation_id, flexible, answer }),
+        Ok(answer) => Ok(Queued {
+            correlation_id,
+            flexible,
+            answer,
+        }),
         Err(Refused(reason)) => Err(End::Garbage(reason)),
     }
 }
@@ -253,7 +272,12 @@ async fn write(
                 }
             }
         };
-        let Some(Queued { correlation_id, flexible, answer }) = queued else {
+        let Some(Queued {
+            correlation_id,
+            flexible,
+            answer,
+        }) = queued
+        else {
             return flush(io, connection, &mut gathered).await;
         };
         let response = match answer {
@@ -272,9 +296,18 @@ async fn write(
                 }
             },
         };
-        let Some(response) = response else { return flush(io, connection, &mut gathered).await };
+        let Some(response) = response else {
+            return flush(io, connection, &mut gathered).await;
+        };
         connection.active.set(io.now());
-        bytes += gather(io, connection, &mut gathered, response.head(correlation_id, flexible), response).await?;
+        bytes += gather(
+            io,
+            connection,
+            &mut gathered,
+            response.head(correlation_id, flexible),
+            response,
+        )
+        .await?;
         if bytes >= GATHER_BYTES_MAX {
             flush(io, connection, &mut gathered).await?;
             bytes = 0;
@@ -300,7 +333,8 @@ async fn gather(
             Part::File(slice) => {
                 flush(io, connection, gathered).await?;
                 let length = u64::from(slice.length);
-                io.send_file(&connection.socket, &slice.file, slice.position, length).await?;
+                io.send_file(&connection.socket, &slice.file, slice.position, length)
+                    .await?;
                 bytes = 0;
             }
         }

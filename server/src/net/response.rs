@@ -38,7 +38,9 @@ impl Response {
         let failed = |error| format!("encoding version {version}: {error}");
         let mut bytes = BytesMut::with_capacity(message.compute_size(version).map_err(failed)?);
         message.encode(&mut bytes, version).map_err(failed)?;
-        Ok(Response { parts: vec![Part::Bytes(bytes.freeze())] })
+        Ok(Response {
+            parts: vec![Part::Bytes(bytes.freeze())],
+        })
     }
 
     /// The frame up to the body: size, correlation id, and the empty tagged fields of a flexible

@@ -48,7 +48,11 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
 pub fn describe(versions: &BTreeMap<i16, (i16, i16)>) -> Vec<String> {
     let mut lines: BTreeMap<i16, String> = BTreeMap::new();
     for (key, (min, max)) in versions {
-        let range = if min == max { min.to_string() } else { format!("{min} to {max}") };
+        let range = if min == max {
+            min.to_string()
+        } else {
+            format!("{min} to {max}")
+        };
         let line = match ApiKey::try_from(*key) {
             Err(()) => format!("UNKNOWN({key}): {range}"),
             Ok(api) => {

@@ -19,7 +19,11 @@ pub const TOOL: Tool = Tool {
 };
 
 const OPTIONS: &[Spec] = &[
-    one("add-config", "k=v,...", "Configs to set; [a,b] groups values that have commas"),
+    one(
+        "add-config",
+        "k=v,...",
+        "Configs to set; [a,b] groups values that have commas",
+    ),
     one("add-config-file", "file", "Configs to set, as properties"),
     flag("all", "With --describe: defaults and static configs, too"),
     flag("alter", "Change configs"),
@@ -30,7 +34,11 @@ const OPTIONS: &[Spec] = &[
     one("delete-config", "k,...", "Configs to remove"),
     flag("describe", "Show configs"),
     flag("entity-default", "The default of the type"),
-    one("entity-name", "name", "Name of the topic, or id of the broker"),
+    one(
+        "entity-name",
+        "name",
+        "Name of the topic, or id of the broker",
+    ),
     one("entity-type", "type", "topics or brokers"),
     flag("force", "Accepted: nothing is asked"),
     one("topic", "name", "A topic"),
@@ -63,10 +71,9 @@ fn tell(
     err: &mut dyn Write,
 ) -> io::Result<()> {
     match error {
-        ToolError::Client(error) if error.code().is_some() => writeln!(
-            err,
-            "Error while executing config command: {error}"
-        ),
+        ToolError::Client(error) if error.code().is_some() => {
+            writeln!(err, "Error while executing config command: {error}")
+        }
         other => writeln!(err, "{other}"),
     }
 }
@@ -109,8 +116,16 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
 }
 
 fn parse_entity(options: &Options) -> ToolResult<Entity> {
-    let of_topic = |name| Entity { resource_type: TOPIC_RESOURCE, type_name: "topics", name };
-    let of_broker = |name| Entity { resource_type: BROKER_RESOURCE, type_name: "brokers", name };
+    let of_topic = |name| Entity {
+        resource_type: TOPIC_RESOURCE,
+        type_name: "topics",
+        name,
+    };
+    let of_broker = |name| Entity {
+        resource_type: BROKER_RESOURCE,
+        type_name: "brokers",
+        name,
+    };
     if let Some(topic) = options.last("topic") {
         return Ok(of_topic(Some(topic.to_owned())));
     }
@@ -128,7 +143,10 @@ fn parse_entity(options: &Options) -> ToolResult<Entity> {
     match options.last("entity-type") {
         Some("topics") => Ok(of_topic(name)),
         Some("brokers") => {
-            if name.as_ref().is_some_and(|n| !n.is_empty() && n.parse::<i32>().is_err()) {
+            if name
+                .as_ref()
+                .is_some_and(|n| !n.is_empty() && n.parse::<i32>().is_err())
+            {
                 return Err(ToolError::failed(format!(
                     "The entity name for brokers must be a valid integer broker id, found: {}",
                     name.unwrap_or_default()
@@ -159,7 +177,10 @@ fn parse_changes(options: &Options) -> ToolResult<Vec<ConfigChange>> {
                 ));
             };
             let value = value.replace(['[', ']'], "");
-            changes.push(ConfigChange::Set(key.trim().to_owned(), value.trim().to_owned()));
+            changes.push(ConfigChange::Set(
+                key.trim().to_owned(),
+                value.trim().to_owned(),
+            ));
         }
     }
     for list in options.all("delete-config") {
@@ -206,10 +227,17 @@ fn alter(
             ConfigChange::Delete(key) => Some(key.as_str()),
             ConfigChange::Set(..) => None,
         })
-        .filter(|key| !current.iter().any(|c| c.name.as_str() == *key && c.config_source == dynamic))
+        .filter(|key| {
+            !current
+                .iter()
+                .any(|c| c.name.as_str() == *key && c.config_source == dynamic)
+        })
         .collect();
     if !missing.is_empty() {
-        return Err(ToolError::failed(format!("Invalid config(s): {}", missing.join(","))));
+        return Err(ToolError::failed(format!(
+            "Invalid config(s): {}",
+            missing.join(",")
+        )));
     }
     client.alter_configs(entity.resource_type, &name, changes)?;
     if name.is_empty() {
@@ -219,7 +247,11 @@ fn alter(
             entity.type_name
         )?;
     } else {
-        writeln!(out, "Completed updating config for {} {name}.", singular(entity.type_name))?;
+        writeln!(
+            out,
+            "Completed updating config for {} {name}.",
+            singular(entity.type_name)
+        )?;
     }
     Ok(())
 }
@@ -240,20 +272,38 @@ fn dynamic_source(entity: &Entity) -> i8 {
 fn describe(client: &mut Client, entity: &Entity, all: bool, out: &mut dyn Write) -> ToolResult {
     let names = match (&entity.name, entity.resource_type) {
         (Some(name), _) => vec![name.clone()],
-        (None, TOPIC_RESOURCE) => client.topics()?.into_iter().map(|topic| topic.name).collect(),
+        (None, TOPIC_RESOURCE) => client
+            .topics()?
+            .into_iter()
+            .map(|topic| topic.name)
+            .collect(),
         (None, _) => {
             let nodes = client.nodes()?.into_iter();
-            nodes.map(|node| node.id.to_string()).chain([String::new()]).collect()
+            nodes
+                .map(|node| node.id.to_string())
+                .chain([String::new()])
+                .collect()
         }
     };
     for name in names {
         if name.is_empty() {
-            writeln!(out, "Default configs for {} in the cluster are:", entity.type_name)?;
+            writeln!(
+                out,
+                "Default configs for {} in the cluster are:",
+                entity.type_name
+            )?;
         } else {
             let which = if all { "All" } else { "Dynamic" };
-            writeln!(out, "{which} configs for {} {name} are:", singular(entity.type_name))?;
+            writeln!(
+                out,
+                "{which} configs for {} {name} are:",
+                singular(entity.type_name)
+            )?;
         }
-        let entity = Entity { name: Some(name.clone()), ..entity.clone() };
+        let entity = Entity {
+            name: Some(name.clone()),
+            ..entity.clone()
+        };
         let dynamic = dynamic_source(&entity);
         let mut configs = client.describe_configs(entity.resource_type, &name)?;
         configs.retain(|config| all || config.config_source == dynamic);

@@ -30,35 +30,83 @@ pub const TOOL: Tool = Tool {
 };
 
 const OPTIONS: &[Spec] = &[
-    one("blacklist", "regex", "Topics to leave out (0.10's consumer)"),
+    one(
+        "blacklist",
+        "regex",
+        "Topics to leave out (0.10's consumer)",
+    ),
     one("bootstrap-server", "host:port", "The broker to talk to"),
     one("command-config", "file", "Properties of the consumer"),
-    one("command-property", "key=value", "A property of the consumer"),
-    one("consumer-property", "key=value", "A property of the consumer: group.id, auto.offset.reset, ..."),
+    one(
+        "command-property",
+        "key=value",
+        "A property of the consumer",
+    ),
+    one(
+        "consumer-property",
+        "key=value",
+        "A property of the consumer: group.id, auto.offset.reset, ...",
+    ),
     one("consumer.config", "file", "Properties of the consumer"),
     flag("csv-reporter-enabled", "Accepted: there are no CSV metrics"),
-    flag("delete-consumer-offsets", "Accepted: it is about offsets in ZooKeeper"),
-    flag("enable-systest-events", "Print shutdown_complete at the end"),
-    one("formatter", "class", "Only the default and NoOpMessageFormatter"),
+    flag(
+        "delete-consumer-offsets",
+        "Accepted: it is about offsets in ZooKeeper",
+    ),
+    flag(
+        "enable-systest-events",
+        "Print shutdown_complete at the end",
+    ),
+    one(
+        "formatter",
+        "class",
+        "Only the default and NoOpMessageFormatter",
+    ),
     one("formatter-config", "file", "Properties of the formatter"),
     one("formatter-property", "key=value", "As --property"),
-    flag("from-beginning", "From the first record there is, if the group has no offset"),
+    flag(
+        "from-beginning",
+        "From the first record there is, if the group has no offset",
+    ),
     one("group", "id", "The consumer group"),
     one("include", "regex", "Topics to read"),
-    one("isolation-level", "level", "read_committed or read_uncommitted"),
-    one("key-deserializer", "class", "LongDeserializer, IntegerDeserializer, ... or bytes"),
+    one(
+        "isolation-level",
+        "level",
+        "read_committed or read_uncommitted",
+    ),
+    one(
+        "key-deserializer",
+        "class",
+        "LongDeserializer, IntegerDeserializer, ... or bytes",
+    ),
     one("max-messages", "n", "End after so many"),
     one("metrics-dir", "dir", "Accepted: there are no CSV metrics"),
     flag("new-consumer", "Accepted: there is only one consumer"),
-    one("offset", "offset", "With --partition: earliest, latest or a number"),
+    one(
+        "offset",
+        "offset",
+        "With --partition: earliest, latest or a number",
+    ),
     one("partition", "n", "Read this partition only"),
-    one("property", "key=value", "print.key, print.timestamp, print.offset, print.partition, print.headers, key.separator, ..."),
-    flag("skip-message-on-error", "Go on behind a record that cannot be formatted"),
+    one(
+        "property",
+        "key=value",
+        "print.key, print.timestamp, print.offset, print.partition, print.headers, key.separator, ...",
+    ),
+    flag(
+        "skip-message-on-error",
+        "Go on behind a record that cannot be formatted",
+    ),
     one("timeout-ms", "ms", "End if no record comes for so long"),
     one("topic", "name", "The topic"),
     one("value-deserializer", "class", "As --key-deserializer"),
     one("whitelist", "regex", "Older name of --include"),
-    one("zookeeper", "host:port", "The old consumer's; brokers are looked up there"),
+    one(
+        "zookeeper",
+        "host:port",
+        "The old consumer's; brokers are looked up there",
+    ),
 ];
 
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
@@ -135,7 +183,10 @@ fn plan(
     options: &Options,
     properties: &BTreeMap<String, String>,
 ) -> ToolResult<Plan> {
-    let topics = match (options.last("topic"), options.last("include").or(options.last("whitelist"))) {
+    let topics = match (
+        options.last("topic"),
+        options.last("include").or(options.last("whitelist")),
+    ) {
         (Some(topic), None) => {
             client.await_topic(topic, true, Duration::from_secs(60))?;
             vec![topic.to_owned()]
@@ -184,7 +235,9 @@ fn plan(
         partition: partition.map(|partition| (partition, offset)),
         reset,
         max_messages: max_messages.and_then(|count| u64::try_from(count).ok()),
-        timeout: timeout.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
+        timeout: timeout
+            .and_then(|ms| u64::try_from(ms).ok())
+            .map(Duration::from_millis),
         auto_commit: auto_commit.is_none_or(|value| value == "true"),
     })
 }
@@ -226,8 +279,14 @@ impl Session {
             if interrupt.is_set() || self.plan.max_messages == Some(0) {
                 return Ok(());
             }
-            if self.plan.timeout.is_some_and(|timeout| last_record.elapsed() > timeout) {
-                eprintln!("ERROR Error processing message, terminating consumer process: org.apache.kafka.common.errors.TimeoutException");
+            if self
+                .plan
+                .timeout
+                .is_some_and(|timeout| last_record.elapsed() > timeout)
+            {
+                eprintln!(
+                    "ERROR Error processing message, terminating consumer process: org.apache.kafka.common.errors.TimeoutException"
+                );
                 return Ok(());
             }
             if last_commit.elapsed() >= COMMIT_INTERVAL {
@@ -248,7 +307,9 @@ impl Session {
             match self.consumer.poll(client) {
                 Ok(()) => {}
                 // A broker that restarts: ask again, as the Java client does.
-                Err(ClientError::Connection { .. }) => std::thread::sleep(Duration::from_millis(200)),
+                Err(ClientError::Connection { .. }) => {
+                    std::thread::sleep(Duration::from_millis(200))
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -269,7 +330,9 @@ impl Session {
             }
             (Some(group), None) => {
                 let group = group.clone();
-                let member = self.member.get_or_insert_with(|| Member::new(&group, &plan.topics));
+                let member = self
+                    .member
+                    .get_or_insert_with(|| Member::new(&group, &plan.topics));
                 let assigned = member.join(client)?;
                 let mut committed = client.committed_offsets(&group)?;
                 committed.retain(|partition, _| assigned.contains(partition));
@@ -295,7 +358,9 @@ impl Session {
         }
         let mut known = self.consumer.positions().clone();
         let fresh = all_partitions(client, &self.plan.topics)?.into_iter();
-        let fresh: Vec<_> = fresh.filter(|partition| !known.contains_key(partition)).collect();
+        let fresh: Vec<_> = fresh
+            .filter(|partition| !known.contains_key(partition))
+            .collect();
         if !fresh.is_empty() {
             known.extend(positions(client, &fresh, EARLIEST)?);
             self.consumer.assign(known);
@@ -398,10 +463,13 @@ impl Deserializer {
             "ShortDeserializer" => Ok(Self::Short),
             "FloatDeserializer" => Ok(Self::Float),
             "DoubleDeserializer" => Ok(Self::Double),
-            "StringDeserializer" | "ByteArrayDeserializer" | "BytesDeserializer"
-            | "ByteBufferDeserializer" | "UUIDDeserializer" | "DefaultDecoder" | "StringDecoder" => {
-                Ok(Self::Bytes)
-            }
+            "StringDeserializer"
+            | "ByteArrayDeserializer"
+            | "BytesDeserializer"
+            | "ByteBufferDeserializer"
+            | "UUIDDeserializer"
+            | "DefaultDecoder"
+            | "StringDecoder" => Ok(Self::Bytes),
             _ => Err(ToolError::failed(format!(
                 "Unable to instantiate a deserializer from {class}: this tool has no JVM; it knows \
                  String, ByteArray, Integer, Long, Short, Float and Double"
@@ -412,7 +480,9 @@ impl Deserializer {
     fn text(self, bytes: &[u8]) -> ToolResult<Vec<u8>> {
         fn fixed<const N: usize>(bytes: &[u8]) -> ToolResult<[u8; N]> {
             bytes.try_into().map_err(|_| {
-                ToolError::failed(format!("Size of data received by the deserializer is not {N}"))
+                ToolError::failed(format!(
+                    "Size of data received by the deserializer is not {N}"
+                ))
             })
         }
         let text = match self {
@@ -442,7 +512,9 @@ impl Formatter {
             let class = options.last(flag);
             properties.extend(class.map(|class| (key.to_owned(), class.to_owned())));
         }
-        let class = options.last("formatter").unwrap_or("DefaultMessageFormatter");
+        let class = options
+            .last("formatter")
+            .unwrap_or("DefaultMessageFormatter");
         let is_silent = match class.rsplit('.').next().unwrap_or(class) {
             "DefaultMessageFormatter" | "ConsoleConsumer$DefaultMessageFormatter" => false,
             "NoOpMessageFormatter" => true,
@@ -575,8 +647,9 @@ mod tests {
 
     fn formatted(properties: &[(&str, &str)], record: &InRecord) -> String {
         let properties = properties.iter();
-        let properties: Vec<_> =
-            properties.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let properties: Vec<_> = properties
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         let mut out = Vec::new();
         let formatter = Formatter::new(&properties, false).unwrap();
         formatter.write(record, &mut out).unwrap();
@@ -607,9 +680,15 @@ mod tests {
             formatted(&all, &record),
             "CreateTime:99\tPartition:3\tOffset:7\tNO_HEADERS\tnull\tv\n"
         );
-        record.headers = vec![("a".to_owned(), Some(b"1".to_vec())), ("b".to_owned(), None)];
+        record.headers = vec![
+            ("a".to_owned(), Some(b"1".to_vec())),
+            ("b".to_owned(), None),
+        ];
         assert_eq!(
-            formatted(&[("print.headers", "true"), ("key.separator", "|")], &record),
+            formatted(
+                &[("print.headers", "true"), ("key.separator", "|")],
+                &record
+            ),
             "a:1,b:null|v\n"
         );
         record.value = Some(7_i64.to_be_bytes().to_vec());

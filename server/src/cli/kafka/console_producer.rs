@@ -29,23 +29,63 @@ const QUEUE_RECORDS_MAX: usize = 10_000;
 const BATCH_RECORDS_MAX: usize = 2_000;
 
 const OPTIONS: &[Spec] = &[
-    one("batch-size", "records or bytes", "Most records of a request with 0.10's tool, bytes of a batch since"),
+    one(
+        "batch-size",
+        "records or bytes",
+        "Most records of a request with 0.10's tool, bytes of a batch since",
+    ),
     one("bootstrap-server", "host:port", "The broker to talk to"),
-    one("broker-list", "host:port", "Older name of --bootstrap-server"),
+    one(
+        "broker-list",
+        "host:port",
+        "Older name of --bootstrap-server",
+    ),
     one("command-config", "file", "Properties of the producer"),
-    one("command-property", "key=value", "A property of the producer"),
-    optional("compression-codec", "codec", "none, gzip (without a value), snappy, lz4 or zstd"),
+    one(
+        "command-property",
+        "key=value",
+        "A property of the producer",
+    ),
+    optional(
+        "compression-codec",
+        "codec",
+        "none, gzip (without a value), snappy, lz4 or zstd",
+    ),
     one("key-serializer", "class", "Accepted: lines are bytes"),
-    one("line-reader", "class", "Accepted: only the reader of lines is there"),
-    one("max-block-ms", "ms", "How long a record may take to be delivered"),
-    one("max-memory-bytes", "bytes", "Accepted: memory is bounded by the queue"),
+    one(
+        "line-reader",
+        "class",
+        "Accepted: only the reader of lines is there",
+    ),
+    one(
+        "max-block-ms",
+        "ms",
+        "How long a record may take to be delivered",
+    ),
+    one(
+        "max-memory-bytes",
+        "bytes",
+        "Accepted: memory is bounded by the queue",
+    ),
     one("max-partition-memory-bytes", "bytes", "Bytes of a batch"),
-    one("message-send-max-retries", "n", "Accepted: retries end with the delivery time"),
+    one(
+        "message-send-max-retries",
+        "n",
+        "Accepted: retries end with the delivery time",
+    ),
     one("metadata-expiry-ms", "ms", "Accepted"),
     flag("old-producer", "Accepted: there is only one producer"),
-    one("producer-property", "key=value", "A property of the producer"),
+    one(
+        "producer-property",
+        "key=value",
+        "A property of the producer",
+    ),
     one("producer.config", "file", "Properties of the producer"),
-    one("property", "key=value", "parse.key, key.separator, parse.headers, ignore.error, null.marker, ..."),
+    one(
+        "property",
+        "key=value",
+        "parse.key, key.separator, parse.headers, ignore.error, null.marker, ...",
+    ),
     one("queue-enqueuetimeout-ms", "ms", "Accepted"),
     one("queue-size", "n", "Accepted"),
     one("reader-config", "file", "Properties of the line reader"),
@@ -55,7 +95,11 @@ const OPTIONS: &[Spec] = &[
     one("retry-backoff-ms", "ms", "Accepted"),
     one("socket-buffer-size", "bytes", "Accepted"),
     flag("sync", "Wait for every record before the next"),
-    one("timeout", "ms", "How long a batch waits for more (the queue is sent at once)"),
+    one(
+        "timeout",
+        "ms",
+        "How long a batch waits for more (the queue is sent at once)",
+    ),
     one("topic", "name", "The topic"),
     one("value-serializer", "class", "Accepted: lines are bytes"),
 ];
@@ -71,7 +115,10 @@ fn run(options: &Options, _out: &mut dyn Write) -> ToolResult<Exit> {
     let is_sync = options.has("sync");
     let client = Client::connect(&bootstrap(options)?, "console-producer")?;
     let mut producer = Producer::new(client, topic, settings)?;
-    let lines = read_lines(reader, io::stdin().is_terminal() && io::stdout().is_terminal());
+    let lines = read_lines(
+        reader,
+        io::stdin().is_terminal() && io::stdout().is_terminal(),
+    );
     let mut exit = Exit::Ok;
     while let Ok(first) = lines.recv() {
         let mut batch = vec![first?];
@@ -219,7 +266,8 @@ impl LineReader {
             let mut found = properties.iter().rev().filter(|(key, _)| key == name);
             found.next().map(|(_, value)| value.clone())
         };
-        let is_true = |name: &str| find(name).is_some_and(|v| v.trim().eq_ignore_ascii_case("true"));
+        let is_true =
+            |name: &str| find(name).is_some_and(|v| v.trim().eq_ignore_ascii_case("true"));
         let or = |name: &str, default: &str| find(name).unwrap_or_else(|| default.to_owned());
         let reader = Self {
             parse_key: is_true("parse.key"),
@@ -233,13 +281,30 @@ impl LineReader {
             line_number: 0,
         };
         let clashes = [
-            ("headers.delimiter", &reader.headers_delimiter, "headers.separator", &reader.headers_separator),
-            ("headers.delimiter", &reader.headers_delimiter, "headers.key.separator", &reader.headers_key_separator),
-            ("headers.separator", &reader.headers_separator, "headers.key.separator", &reader.headers_key_separator),
+            (
+                "headers.delimiter",
+                &reader.headers_delimiter,
+                "headers.separator",
+                &reader.headers_separator,
+            ),
+            (
+                "headers.delimiter",
+                &reader.headers_delimiter,
+                "headers.key.separator",
+                &reader.headers_key_separator,
+            ),
+            (
+                "headers.separator",
+                &reader.headers_separator,
+                "headers.key.separator",
+                &reader.headers_key_separator,
+            ),
         ];
         for (one, one_value, other, other_value) in clashes {
             if one_value == other_value {
-                return Err(ToolError::failed(format!("{one} and {other} may not be equal")));
+                return Err(ToolError::failed(format!(
+                    "{one} and {other} may not be equal"
+                )));
             }
         }
         let separators = [
@@ -267,7 +332,12 @@ impl LineReader {
         let mut rest = line;
         let mut headers = None;
         if self.parse_headers {
-            headers = self.cut(line, &mut rest, &self.headers_delimiter, "headers delimiter")?;
+            headers = self.cut(
+                line,
+                &mut rest,
+                &self.headers_delimiter,
+                "headers delimiter",
+            )?;
         }
         let mut key = None;
         if self.parse_key {
@@ -286,7 +356,9 @@ impl LineReader {
     }
 
     fn is_null(&self, bytes: &[u8]) -> bool {
-        self.null_marker.as_ref().is_some_and(|marker| marker.as_bytes() == bytes)
+        self.null_marker
+            .as_ref()
+            .is_some_and(|marker| marker.as_bytes() == bytes)
     }
 
     fn or_null(&self, bytes: &[u8]) -> Option<Vec<u8>> {
@@ -351,8 +423,9 @@ mod tests {
 
     fn reader(properties: &[(&str, &str)]) -> ToolResult<LineReader> {
         let properties = properties.iter();
-        let properties: Vec<_> =
-            properties.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let properties: Vec<_> = properties
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         LineReader::new(&properties)
     }
 
@@ -364,8 +437,11 @@ mod tests {
 
     #[test]
     fn keys_headers_and_nulls_are_parsed_as_kafka_does() {
-        let properties =
-            [("parse.key", "true"), ("parse.headers", "true"), ("null.marker", "NULL")];
+        let properties = [
+            ("parse.key", "true"),
+            ("parse.headers", "true"),
+            ("null.marker", "NULL"),
+        ];
         let mut reader = reader(&properties).unwrap();
         let record = reader.parse(b"h1:v1,h2:NULL\tk\tNULL").unwrap();
         assert_eq!(record.headers[0], ("h1".to_owned(), Some(b"v1".to_vec())));

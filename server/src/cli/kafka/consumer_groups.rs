@@ -24,14 +24,27 @@ pub const TOOL: Tool = Tool {
 
 const OPTIONS: &[Spec] = &[
     flag("all-groups", "Every group"),
-    flag("all-topics", "With --reset-offsets: every topic the group has offsets of"),
+    flag(
+        "all-topics",
+        "With --reset-offsets: every topic the group has offsets of",
+    ),
     one("bootstrap-server", "host:port", "The broker to talk to"),
-    one("by-duration", "PnDTnHnMnS", "Reset to the offsets of so long ago"),
+    one(
+        "by-duration",
+        "PnDTnHnMnS",
+        "Reset to the offsets of so long ago",
+    ),
     one("command-config", "file", "Properties for the connection"),
     flag("delete", "Delete groups"),
     flag("delete-offsets", "Delete a group's offsets of --topic"),
-    flag("describe", "Show a group: offsets and lag, --members or --state"),
-    flag("dry-run", "Only show what --reset-offsets would do (the default)"),
+    flag(
+        "describe",
+        "Show a group: offsets and lag, --members or --state",
+    ),
+    flag(
+        "dry-run",
+        "Only show what --reset-offsets would do (the default)",
+    ),
     flag("execute", "Do the reset"),
     flag("export", "Print the reset as CSV"),
     one("from-file", "file", "Reset to the offsets of a CSV file"),
@@ -40,18 +53,36 @@ const OPTIONS: &[Spec] = &[
     flag("members", "With --describe: the members"),
     flag("new-consumer", "Accepted: there are only such groups"),
     flag("offsets", "With --describe: offsets and lag (the default)"),
-    flag("reset-offsets", "Set a group's offsets; it must have no members"),
+    flag(
+        "reset-offsets",
+        "Set a group's offsets; it must have no members",
+    ),
     one("shift-by", "n", "Reset by n, forward or backward"),
-    optional("state", "states", "With --list: states, of these only; with --describe: the state"),
+    optional(
+        "state",
+        "states",
+        "With --list: states, of these only; with --describe: the state",
+    ),
     one("timeout", "ms", "Accepted: every call has its own limit"),
     flag("to-current", "Reset to the current offsets"),
-    one("to-datetime", "YYYY-MM-DDThh:mm:ss.sss", "Reset to the offsets of a time"),
+    one(
+        "to-datetime",
+        "YYYY-MM-DDThh:mm:ss.sss",
+        "Reset to the offsets of a time",
+    ),
     flag("to-earliest", "Reset to the first records"),
     flag("to-latest", "Reset behind the last records"),
     one("to-offset", "n", "Reset to this offset"),
     one("topic", "topic[:partitions]", "The topic; may be repeated"),
-    optional("type", "types", "With --list: the type of group, of these only"),
-    flag("validate-regex", "Accepted: there are no server-side expressions"),
+    optional(
+        "type",
+        "types",
+        "With --list: the type of group, of these only",
+    ),
+    flag(
+        "validate-regex",
+        "Accepted: there are no server-side expressions",
+    ),
     flag("verbose", "With --members: their partitions"),
 ];
 
@@ -71,11 +102,20 @@ fn tell(
     out: &mut dyn Write,
     _err: &mut dyn Write,
 ) -> io::Result<()> {
-    writeln!(out, "\nError: Executing consumer group command failed due to {error}")
+    writeln!(
+        out,
+        "\nError: Executing consumer group command failed due to {error}"
+    )
 }
 
 fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
-    const ACTIONS: [&str; 5] = ["list", "describe", "delete", "reset-offsets", "delete-offsets"];
+    const ACTIONS: [&str; 5] = [
+        "list",
+        "describe",
+        "delete",
+        "reset-offsets",
+        "delete-offsets",
+    ];
     let given: Vec<_> = ACTIONS.iter().filter(|name| options.has(name)).collect();
     let [action] = given.as_slice() else {
         return Err(ToolError::Usage(
@@ -136,7 +176,11 @@ fn list(client: &mut Client, options: &Options, out: &mut dyn Write) -> ToolResu
         groups.retain(|g| wanted.iter().any(|s| g.group_state.eq_ignore_ascii_case(s)));
     }
     if let Some(wanted) = options.last("type") {
-        groups.retain(|g| wanted.split(',').any(|t| type_of(&g.group_type).eq_ignore_ascii_case(t.trim())));
+        groups.retain(|g| {
+            wanted
+                .split(',')
+                .any(|t| type_of(&g.group_type).eq_ignore_ascii_case(t.trim()))
+        });
     }
     let longest = groups.iter().map(|g| g.group_id.0.len()).max().unwrap_or(0);
     let width = longest.max(15) + 10;
@@ -152,7 +196,11 @@ fn list(client: &mut Client, options: &Options, out: &mut dyn Write) -> ToolResu
     };
     line("GROUP", "TYPE", "STATE")?;
     for group in &groups {
-        line(&group.group_id.0, type_of(&group.group_type), &group.group_state)?;
+        line(
+            &group.group_id.0,
+            type_of(&group.group_type),
+            &group.group_state,
+        )?;
     }
     Ok(())
 }
@@ -245,12 +293,18 @@ pub fn offset_rows(client: &mut Client, group: &DescribedGroup) -> ToolResult<Ve
         .collect();
     members.sort_by_key(|(_, partitions)| std::cmp::Reverse(partitions.len()));
     let mut wanted: Vec<TopicPartition> = committed.keys().cloned().collect();
-    wanted.extend(members.iter().flat_map(|(_, partitions)| partitions.clone()));
+    wanted.extend(
+        members
+            .iter()
+            .flat_map(|(_, partitions)| partitions.clone()),
+    );
     wanted.sort();
     wanted.dedup();
     let ends = client.list_offsets(&wanted, LATEST)?;
     let end_of = |partition: &TopicPartition| {
-        ends.get(partition).and_then(|end| end.as_ref().ok()).copied()
+        ends.get(partition)
+            .and_then(|end| end.as_ref().ok())
+            .copied()
     };
     let mut rows = Vec::new();
     for (member, mut partitions) in members {
@@ -286,8 +340,18 @@ pub fn offset_rows(client: &mut Client, group: &DescribedGroup) -> ToolResult<Ve
 fn print_offsets(rows: &[OffsetRow], out: &mut dyn Write) -> io::Result<()> {
     let or_dash = |value: Option<i64>| value.map_or("-".to_owned(), |v| v.to_string());
     let mut cells = vec![
-        ["GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "LOG-END-OFFSET", "LAG", "CONSUMER-ID", "HOST", "CLIENT-ID"]
-            .map(str::to_owned),
+        [
+            "GROUP",
+            "TOPIC",
+            "PARTITION",
+            "CURRENT-OFFSET",
+            "LOG-END-OFFSET",
+            "LAG",
+            "CONSUMER-ID",
+            "HOST",
+            "CLIENT-ID",
+        ]
+        .map(str::to_owned),
     ];
     for row in rows {
         let partition = row.partition.as_ref();
@@ -305,11 +369,26 @@ fn print_offsets(rows: &[OffsetRow], out: &mut dyn Write) -> io::Result<()> {
         ]);
     }
     let width = |column: usize| {
-        let lengths = cells.iter().filter_map(|row| row.get(column)).map(String::len);
+        let lengths = cells
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(String::len);
         lengths.max().unwrap_or(0).max(15)
     };
-    let (group_width, topic_width, member_width, host_width) = (width(0), width(1), width(6), width(7));
-    for [group, topic, partition, offset, end, lag, member, host, client] in &cells {
+    let (group_width, topic_width, member_width, host_width) =
+        (width(0), width(1), width(6), width(7));
+    for [
+        group,
+        topic,
+        partition,
+        offset,
+        end,
+        lag,
+        member,
+        host,
+        client,
+    ] in &cells
+    {
         write!(
             out,
             "\n{group:<group_width$} {topic:<topic_width$} {partition:<10} {offset:<15} {end:<15} {lag:<15} {member:<member_width$} {host:<host_width$} {client}"
@@ -328,7 +407,12 @@ fn print_members(group: &DescribedGroup, verbose: bool, out: &mut dyn Write) -> 
         .collect();
     let has_instances = instances.iter().any(|instance| !instance.is_empty());
     let longest = |texts: Vec<&str>, least: usize| {
-        texts.iter().map(|text| text.len()).max().unwrap_or(0).max(least)
+        texts
+            .iter()
+            .map(|text| text.len())
+            .max()
+            .unwrap_or(0)
+            .max(least)
     };
     let members = &group.members;
     let group_width = longest(vec![name], 15);
@@ -350,12 +434,26 @@ fn print_members(group: &DescribedGroup, verbose: bool, out: &mut dyn Write) -> 
             "{group:<group_width$} {id:<id_width$} {instance}{host:<host_width$} {client:<client_width$} {count:<15} {assignment}"
         )
     };
-    let header = ["GROUP", "CONSUMER-ID", "GROUP-INSTANCE-ID", "HOST", "CLIENT-ID", "#PARTITIONS"];
+    let header = [
+        "GROUP",
+        "CONSUMER-ID",
+        "GROUP-INSTANCE-ID",
+        "HOST",
+        "CLIENT-ID",
+        "#PARTITIONS",
+    ];
     line(header, "ASSIGNMENT")?;
     for (member, instance) in members.iter().zip(instances) {
         let partitions = assigned_partitions(&member.member_assignment);
         let count = partitions.len().to_string();
-        let cells = [name, &member.member_id, instance, &member.client_host, &member.client_id, &count];
+        let cells = [
+            name,
+            &member.member_id,
+            instance,
+            &member.client_host,
+            &member.client_id,
+            &count,
+        ];
         line(cells, &assignment_text(&partitions))?;
     }
     Ok(())
@@ -391,8 +489,20 @@ fn print_state(group: &DescribedGroup, coordinator: &Node, out: &mut dyn Write) 
     let width = coordinator.len().max(25);
     let members = group.members.len().to_string();
     let lines = [
-        ["GROUP", "COORDINATOR (ID)", "ASSIGNMENT-STRATEGY", "STATE", "#MEMBERS"],
-        [name, &coordinator, &group.protocol_data, &group.group_state, &members],
+        [
+            "GROUP",
+            "COORDINATOR (ID)",
+            "ASSIGNMENT-STRATEGY",
+            "STATE",
+            "#MEMBERS",
+        ],
+        [
+            name,
+            &coordinator,
+            &group.protocol_data,
+            &group.group_state,
+            &members,
+        ],
     ];
     for [group, coordinator, strategy, state, members] in lines {
         write!(
@@ -431,7 +541,11 @@ fn delete(client: &mut Client, options: &Options, out: &mut dyn Write) -> ToolRe
     }
     writeln!(out)?;
     if !done.is_empty() {
-        writeln!(out, "\nThese consumer groups were deleted successfully: {}", done.join(", "))?;
+        writeln!(
+            out,
+            "\nThese consumer groups were deleted successfully: {}",
+            done.join(", ")
+        )?;
     }
     Ok(())
 }
@@ -487,7 +601,11 @@ fn delete_offsets(client: &mut Client, options: &Options, out: &mut dyn Write) -
     let group = options.last("group").unwrap_or_default();
     let partitions = parse_topic_partitions(client, topics)?;
     let (whole, results) = client.delete_offsets(group, &partitions)?;
-    let first = results.values().copied().find(|error| *error != 0).unwrap_or(0);
+    let first = results
+        .values()
+        .copied()
+        .find(|error| *error != 0)
+        .unwrap_or(0);
     let error = if whole == 0 { first } else { whole };
     match error {
         0 => writeln!(
@@ -506,16 +624,32 @@ fn delete_offsets(client: &mut Client, options: &Options, out: &mut dyn Write) -
             out,
             "\nError: Encounter some partition level error, see the follow-up details:"
         )?,
-        other => writeln!(out, "\nError: Encounter some unknown error: {}", error_text(other))?,
+        other => writeln!(
+            out,
+            "\nError: Encounter some unknown error: {}",
+            error_text(other)
+        )?,
     }
-    write!(out, "\n{:<30} {:<15} {:<15}", "TOPIC", "PARTITION", "STATUS")?;
+    write!(
+        out,
+        "\n{:<30} {:<15} {:<15}",
+        "TOPIC", "PARTITION", "STATUS"
+    )?;
     for partition in partitions {
-        let error = if whole == 0 { results.get(&partition).copied().unwrap_or(0) } else { whole };
+        let error = if whole == 0 {
+            results.get(&partition).copied().unwrap_or(0)
+        } else {
+            whole
+        };
         let status = match error {
             0 => "Successful".to_owned(),
             error => format!("Error: :{}", error_text(error)),
         };
-        write!(out, "\n{:<30} {:<15} {status:<15}", partition.topic, partition.partition)?;
+        write!(
+            out,
+            "\n{:<30} {:<15} {status:<15}",
+            partition.topic, partition.partition
+        )?;
     }
     writeln!(out)?;
     Ok(())
@@ -550,7 +684,11 @@ mod tests {
 
     #[test]
     fn assignments_are_grouped_by_topic() {
-        let partitions = [TopicPartition::new("a", 0), TopicPartition::new("a", 1), TopicPartition::new("b", 2)];
+        let partitions = [
+            TopicPartition::new("a", 0),
+            TopicPartition::new("a", 1),
+            TopicPartition::new("b", 2),
+        ];
         assert_eq!(assignment_text(&partitions), "a(0,1), b(2)");
         assert_eq!(assignment_text(&[]), "-");
     }

@@ -26,11 +26,27 @@ pub const TOOL: Tool = Tool {
 
 const OPTIONS: &[Spec] = &[
     one("bootstrap-server", "host:port", "The broker to talk to"),
-    one("broker-list", "host:port", "Older name of --bootstrap-server"),
+    one(
+        "broker-list",
+        "host:port",
+        "Older name of --bootstrap-server",
+    ),
     one("command-config", "file", "Properties of the consumer"),
-    one("command-property", "k=v", "Accepted: properties of a Java client"),
-    one("consumer.config", "file", "Accepted: properties of a Java client"),
-    one("date-format", "format", "Accepted: times are yyyy-MM-dd HH:mm:ss:SSS"),
+    one(
+        "command-property",
+        "k=v",
+        "Accepted: properties of a Java client",
+    ),
+    one(
+        "consumer.config",
+        "file",
+        "Accepted: properties of a Java client",
+    ),
+    one(
+        "date-format",
+        "format",
+        "Accepted: times are yyyy-MM-dd HH:mm:ss:SSS",
+    ),
     one("fetch-size", "bytes", "Bytes of a partition in a fetch"),
     flag("from-latest", "Begin behind the last record"),
     one("group", "id", "Read as a member of this group"),
@@ -40,32 +56,59 @@ const OPTIONS: &[Spec] = &[
     flag("new-consumer", "Accepted: there is only one"),
     one("num-fetch-threads", "n", "Accepted (0.10)"),
     one("num-records", "n", "Newer name of --messages"),
-    flag("print-metrics", "Accepted: there are no metrics of a Java client"),
-    one("reporting-interval", "ms", "Between two lines with --show-detailed-stats (5000)"),
+    flag(
+        "print-metrics",
+        "Accepted: there are no metrics of a Java client",
+    ),
+    one(
+        "reporting-interval",
+        "ms",
+        "Between two lines with --show-detailed-stats (5000)",
+    ),
     flag("show-detailed-stats", "A line per interval"),
-    one("socket-buffer-size", "bytes", "Accepted: the system chooses"),
+    one(
+        "socket-buffer-size",
+        "bytes",
+        "Accepted: the system chooses",
+    ),
     one("threads", "n", "Accepted (0.10)"),
-    optional("timeout", "ms", "End if no record comes for so long (10000)"),
+    optional(
+        "timeout",
+        "ms",
+        "End if no record comes for so long (10000)",
+    ),
     one("topic", "name", "The topic"),
 ];
 
 fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
     let Some(topic) = options.last("topic").or(options.last("include")) else {
-        return Err(ToolError::Usage("Missing required argument \"[topic]\"".to_owned()));
+        return Err(ToolError::Usage(
+            "Missing required argument \"[topic]\"".to_owned(),
+        ));
     };
-    let wanted = options.number::<u64>("num-records")?.or(options.number("messages")?);
+    let wanted = options
+        .number::<u64>("num-records")?
+        .or(options.number("messages")?);
     let Some(wanted) = wanted else {
-        return Err(ToolError::Usage("Missing required argument \"[messages]\"".to_owned()));
+        return Err(ToolError::Usage(
+            "Missing required argument \"[messages]\"".to_owned(),
+        ));
     };
     let servers = bootstrap(options)?;
     let interval: u64 = options.number("reporting-interval")?.unwrap_or(5000);
     if interval == 0 {
-        return Err(ToolError::Usage("Reporting interval must be greater than 0.".to_owned()));
+        return Err(ToolError::Usage(
+            "Reporting interval must be greater than 0.".to_owned(),
+        ));
     }
     let timeout_ms: u64 = options.number("timeout")?.unwrap_or(10_000);
     let is_detailed = options.has("show-detailed-stats");
     if !options.has("hide-header") {
-        let first = if is_detailed { "time, threadId" } else { "start.time, end.time" };
+        let first = if is_detailed {
+            "time, threadId"
+        } else {
+            "start.time, end.time"
+        };
         writeln!(
             out,
             "{first}, data.consumed.in.MB, MB.sec, data.consumed.in.nMsg, nMsg.sec, rebalance.time.ms, fetch.time.ms, fetch.MB.sec, fetch.nMsg.sec"
@@ -81,13 +124,23 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
     let (start_ms, start) = (now_ms(), Instant::now());
     let topics = vec![topic.to_owned()];
     client.await_topic(topic, true, Duration::from_secs(60))?;
-    let mut member = options.last("group").map(|group| Member::new(group, &topics));
+    let mut member = options
+        .last("group")
+        .map(|group| Member::new(group, &topics));
     let partitions = match &mut member {
         Some(member) => member.join(&mut client)?,
         None => all_partitions(&mut client, &topics)?,
     };
-    let joined = if member.is_some() { start.elapsed() } else { Duration::ZERO };
-    let reset = if options.has("from-latest") { LATEST } else { EARLIEST };
+    let joined = if member.is_some() {
+        start.elapsed()
+    } else {
+        Duration::ZERO
+    };
+    let reset = if options.has("from-latest") {
+        LATEST
+    } else {
+        EARLIEST
+    };
     let mut run = Run {
         consumer: Consumer::new(fetch, reset),
         total: Count::default(),
@@ -95,7 +148,8 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
         window_start: Instant::now(),
         interval: is_detailed.then(|| Duration::from_millis(interval)),
     };
-    run.consumer.assign(positions(&mut client, &partitions, reset)?);
+    run.consumer
+        .assign(positions(&mut client, &partitions, reset)?);
     let timeout = Duration::from_millis(timeout_ms);
     run.consume(&mut client, &mut member, (wanted, timeout), out)?;
     if run.total.records < wanted {
@@ -107,7 +161,12 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
     if !is_detailed {
         let elapsed = start.elapsed();
         let line = run.total.figures(elapsed, joined);
-        writeln!(out, "{}, {}, {line}", time_text(start_ms), time_text(now_ms()))?;
+        writeln!(
+            out,
+            "{}, {}, {line}",
+            time_text(start_ms),
+            time_text(now_ms())
+        )?;
     }
     if let Some(member) = &mut member {
         let positions = run.consumer.positions().clone();
@@ -197,7 +256,11 @@ fn time_text(milliseconds: i64) -> String {
         return milliseconds.to_string();
     };
     let zoned = timestamp.to_zoned(jiff::tz::TimeZone::system());
-    format!("{}:{:03}", zoned.strftime("%Y-%m-%d %H:%M:%S"), milliseconds.rem_euclid(1000))
+    format!(
+        "{}:{:03}",
+        zoned.strftime("%Y-%m-%d %H:%M:%S"),
+        milliseconds.rem_euclid(1000)
+    )
 }
 
 #[cfg(test)]
@@ -206,8 +269,14 @@ mod tests {
 
     #[test]
     fn the_columns_are_kafkas() {
-        let count = Count { records: 1000, bytes: 2 << 20 };
+        let count = Count {
+            records: 1000,
+            bytes: 2 << 20,
+        };
         let line = count.figures(Duration::from_secs(2), Duration::from_secs(1));
-        assert_eq!(line, "2.0000, 1.0000, 1000, 500.0000, 1000, 1000, 2.0000, 1000.0000");
+        assert_eq!(
+            line,
+            "2.0000, 1.0000, 1000, 500.0000, 1000, 1000, 2.0000, 1000.0000"
+        );
     }
 }

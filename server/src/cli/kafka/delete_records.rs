@@ -23,7 +23,11 @@ pub const TOOL: Tool = Tool {
 const OPTIONS: &[Spec] = &[
     one("bootstrap-server", "host:port", "The broker to talk to"),
     one("command-config", "file", "Properties for the connection"),
-    one("offset-json-file", "file", r#"{"partitions": [{"topic": "t", "partition": 0, "offset": 1}], "version": 1}"#),
+    one(
+        "offset-json-file",
+        "file",
+        r#"{"partitions": [{"topic": "t", "partition": 0, "offset": 1}], "version": 1}"#,
+    ),
 ];
 
 fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
@@ -60,7 +64,9 @@ pub fn parse(text: &str) -> ToolResult<BTreeMap<TopicPartition, i64>> {
         None => {}
         Some(version) if version.as_i64() == Some(1) => {}
         Some(version) => {
-            return Err(ToolError::failed(format!("Not supported version field value {version}")));
+            return Err(ToolError::failed(format!(
+                "Not supported version field value {version}"
+            )));
         }
     }
     let Some(partitions) = value.get("partitions").and_then(Value::as_array) else {
@@ -105,7 +111,10 @@ mod tests {
             ("x", "The input string is not a valid JSON"),
             ("{}", "Missing partitions field"),
             (r#"{"version":2}"#, "Not supported version field value 2"),
-            (twice, "Offset json file contains duplicate topic partitions: t-0"),
+            (
+                twice,
+                "Offset json file contains duplicate topic partitions: t-0",
+            ),
         ];
         for (text, expected) in cases {
             assert_eq!(parse(text).unwrap_err().to_string(), expected);

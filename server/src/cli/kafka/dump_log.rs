@@ -32,16 +32,33 @@ const BATCH_BYTES_MAX: usize = 256 << 20;
 const PREFIX_BYTES: usize = 12;
 
 const OPTIONS: &[Spec] = &[
-    flag("deep-iteration", "Show records, too (as --print-data-log, without their content)"),
+    flag(
+        "deep-iteration",
+        "Show records, too (as --print-data-log, without their content)",
+    ),
     one("files", "file,...", "Files to show"),
     flag("index-sanity-check", "Check index files only"),
-    one("key-decoder-class", "class", "Accepted: keys are printed as text"),
+    one(
+        "key-decoder-class",
+        "class",
+        "Accepted: keys are printed as text",
+    ),
     one("max-bytes", "n", "Most bytes of a .log file"),
     one("max-message-size", "n", "Accepted: sizes are in the files"),
     flag("print-data-log", "Show records with key and value"),
-    flag("skip-record-metadata", "With --print-data-log: only key and value"),
-    one("value-decoder-class", "class", "Accepted: values are printed as text"),
-    flag("verify-index-only", "Check index files without showing them"),
+    flag(
+        "skip-record-metadata",
+        "With --print-data-log: only key and value",
+    ),
+    one(
+        "value-decoder-class",
+        "class",
+        "Accepted: values are printed as text",
+    ),
+    flag(
+        "verify-index-only",
+        "Check index files without showing them",
+    ),
 ];
 
 /// What to show.
@@ -61,7 +78,9 @@ pub struct DumpOptions {
 
 fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
     let Some(files) = options.last("files") else {
-        return Err(ToolError::Usage("Missing required argument \"[files]\"".to_owned()));
+        return Err(ToolError::Usage(
+            "Missing required argument \"[files]\"".to_owned(),
+        ));
     };
     let content = options.has("print-data-log");
     let dump = DumpOptions {
@@ -110,7 +129,8 @@ pub fn dump_file(path: &Path, dump: DumpOptions, out: &mut dyn Write) -> ToolRes
 
 fn base_offset(path: &Path) -> i64 {
     let stem = path.file_stem().and_then(|stem| stem.to_str());
-    stem.and_then(|stem| stem.split('.').next()?.parse().ok()).unwrap_or(0)
+    stem.and_then(|stem| stem.split('.').next()?.parse().ok())
+        .unwrap_or(0)
 }
 
 fn dump_log(mut file: impl Read, dump: DumpOptions, out: &mut dyn Write) -> ToolResult {
@@ -121,12 +141,16 @@ fn dump_log(mut file: impl Read, dump: DumpOptions, out: &mut dyn Write) -> Tool
             return Ok(());
         }
         let mut bytes = Vec::new();
-        file.by_ref().take(PREFIX_BYTES as u64).read_to_end(&mut bytes)?;
+        file.by_ref()
+            .take(PREFIX_BYTES as u64)
+            .read_to_end(&mut bytes)?;
         if bytes.iter().all(|byte| *byte == 0) {
             // The end, or space that was allocated ahead.
             return Ok(());
         }
-        let length = bytes.get(8..12).map_or([0; 4], |b| [b[0], b[1], b[2], b[3]]);
+        let length = bytes
+            .get(8..12)
+            .map_or([0; 4], |b| [b[0], b[1], b[2], b[3]]);
         let length = usize::try_from(i32::from_be_bytes(length)).unwrap_or(usize::MAX);
         if length <= BATCH_BYTES_MAX {
             let limit = u64::try_from(length).unwrap_or(0);
@@ -136,7 +160,10 @@ fn dump_log(mut file: impl Read, dump: DumpOptions, out: &mut dyn Write) -> Tool
             Some(Ok(batch)) => batch,
             Some(Err(error)) => {
                 let size = bytes.len();
-                writeln!(out, "Found {size} invalid bytes at position {position}: {error}")?;
+                writeln!(
+                    out,
+                    "Found {size} invalid bytes at position {position}: {error}"
+                )?;
                 return Ok(());
             }
             None => return Ok(()),
@@ -161,7 +188,9 @@ fn print_batch(batch: &Batch<'_>, position: u64, out: &mut dyn Write) -> ToolRes
     if header.magic >= 2 {
         let horizon = header
             .delete_horizon_ms()
-            .map_or("OptionalLong.empty".to_owned(), |ms| format!("OptionalLong[{ms}]"));
+            .map_or("OptionalLong.empty".to_owned(), |ms| {
+                format!("OptionalLong[{ms}]")
+            });
         write!(
             out,
             "baseOffset: {} lastOffset: {} count: {} baseSequence: {} lastSequence: {} producerId: {} \
@@ -219,7 +248,10 @@ fn print_records(
         if let Some(last) = last_offset.replace(record.offset)
             && record.offset != last + 1
         {
-            eprintln!("Non-consecutive offsets: {last} is followed by {}", record.offset);
+            eprintln!(
+                "Non-consecutive offsets: {last} is followed by {}",
+                record.offset
+            );
         }
         let mut prefix = "| ";
         let size = |bytes: Option<&[u8]>| {
@@ -241,9 +273,16 @@ fn print_records(
                     -1 => -1,
                     base => base.wrapping_add(index) & i32::MAX,
                 };
-                let keys = record.headers.iter().map(|h| String::from_utf8_lossy(h.key));
+                let keys = record
+                    .headers
+                    .iter()
+                    .map(|h| String::from_utf8_lossy(h.key));
                 let keys: Vec<_> = keys.collect();
-                write!(out, " sequence: {sequence} headerKeys: [{}]", keys.join(","))?;
+                write!(
+                    out,
+                    " sequence: {sequence} headerKeys: [{}]",
+                    keys.join(",")
+                )?;
             }
             if header.is_control() {
                 let marker = match record.key.and_then(TransactionMarker::from_key) {
@@ -287,7 +326,10 @@ fn dump_index(path: &Path, bytes: &[u8], dump: DumpOptions, out: &mut dyn Write)
             break;
         }
         if relative <= previous.0 || position < previous.1 {
-            eprintln!("Mismatches in :{}\n  entry {index} is not behind the one before", path.display());
+            eprintln!(
+                "Mismatches in :{}\n  entry {index} is not behind the one before",
+                path.display()
+            );
         }
         previous = (relative, position);
         if !dump.quiet_index {
@@ -301,7 +343,12 @@ fn dump_index(path: &Path, bytes: &[u8], dump: DumpOptions, out: &mut dyn Write)
 }
 
 /// 12 bytes an entry: i64 timestamp, u32 offset from the base (Kafka: `TimeIndex.java`).
-fn dump_time_index(path: &Path, bytes: &[u8], dump: DumpOptions, out: &mut dyn Write) -> ToolResult {
+fn dump_time_index(
+    path: &Path,
+    bytes: &[u8],
+    dump: DumpOptions,
+    out: &mut dyn Write,
+) -> ToolResult {
     let base = base_offset(path);
     for (index, entry) in bytes.chunks_exact(12).enumerate() {
         let timestamp = i64_at(entry, 0);
@@ -401,10 +448,21 @@ mod tests {
         let mut bytes = builder.build().unwrap().to_vec();
         bytes.extend_from_slice(&[0; 64]);
         let mut out = Vec::new();
-        let dump = DumpOptions { deep: true, content: true, ..DumpOptions::default() };
+        let dump = DumpOptions {
+            deep: true,
+            content: true,
+            ..DumpOptions::default()
+        };
         dump_log(bytes.as_slice(), dump, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
-        let crc = text.split("crc: ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        let crc = text
+            .split("crc: ")
+            .nth(1)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned();
         let expected = format!(
             "baseOffset: 0 lastOffset: 0 count: 1 baseSequence: -1 lastSequence: -1 producerId: -1 \
              producerEpoch: -1 partitionLeaderEpoch: 0 isTransactional: false isControl: false \
@@ -419,7 +477,11 @@ mod tests {
     fn damage_ends_the_file_with_a_line_that_says_where() {
         let mut out = Vec::new();
         dump_log([7_u8; 40].as_slice(), DumpOptions::default(), &mut out).unwrap();
-        assert!(String::from_utf8(out).unwrap().contains("invalid bytes at position 0"));
+        assert!(
+            String::from_utf8(out)
+                .unwrap()
+                .contains("invalid bytes at position 0")
+        );
     }
 
     #[test]
@@ -429,6 +491,9 @@ mod tests {
         let mut out = Vec::new();
         let path = Path::new("00000000000000000100.index");
         dump_index(path, &bytes, DumpOptions::default(), &mut out).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "offset: 105 position: 70\n");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "offset: 105 position: 70\n"
+        );
     }
 }

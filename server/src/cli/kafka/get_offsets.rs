@@ -22,15 +22,27 @@ pub const TOOL: Tool = Tool {
 
 const OPTIONS: &[Spec] = &[
     one("bootstrap-server", "host:port", "The broker to talk to"),
-    one("broker-list", "host:port", "Older name of --bootstrap-server"),
+    one(
+        "broker-list",
+        "host:port",
+        "Older name of --bootstrap-server",
+    ),
     one("command-config", "file", "Properties for the connection"),
     flag("exclude-internal-topics", "Leave out Kafka's own topics"),
     one("max-wait-ms", "ms", "Accepted (0.10)"),
     one("offsets", "n", "Accepted (0.10): one offset is told"),
     one("partitions", "ids", "Only these partitions"),
-    one("time", "time", "latest (-1), earliest (-2), max-timestamp (-3), or milliseconds"),
+    one(
+        "time",
+        "time",
+        "latest (-1), earliest (-2), max-timestamp (-3), or milliseconds",
+    ),
     one("topic", "regex", "Topics; all if not given"),
-    one("topic-partitions", "patterns", "topic1:1,topic2:0-3,topic3,topic4:5-,topic5:-3"),
+    one(
+        "topic-partitions",
+        "patterns",
+        "topic1:1,topic2:0-3,topic3,topic4:5-,topic5:-3",
+    ),
 ];
 
 fn tell(
@@ -52,7 +64,10 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
     }
     let time = parse_time(options.last("time").unwrap_or("latest"))?;
     let rules = match options.last("topic-partitions") {
-        Some(list) => list.split(',').map(Rule::parse).collect::<ToolResult<Vec<_>>>()?,
+        Some(list) => list
+            .split(',')
+            .map(Rule::parse)
+            .collect::<ToolResult<Vec<_>>>()?,
         None => rules_of(options.last("topic"), options.last("partitions"))?,
     };
     let mut client = Client::connect(&servers, "GetOffsetShell")?;
@@ -62,7 +77,10 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
             continue;
         }
         for partition in topic.partitions {
-            if rules.iter().any(|rule| rule.matches(&topic.name, partition.partition)) {
+            if rules
+                .iter()
+                .any(|rule| rule.matches(&topic.name, partition.partition))
+            {
                 partitions.push(TopicPartition::new(&topic.name, partition.partition));
             }
         }
@@ -140,7 +158,11 @@ impl Rule {
 }
 
 fn rules_of(topic: Option<&str>, partitions: Option<&str>) -> ToolResult<Vec<Rule>> {
-    let whole = Rule { topic: topic_filter(topic.unwrap_or(".*"))?, first: 0, end: i32::MAX };
+    let whole = Rule {
+        topic: topic_filter(topic.unwrap_or(".*"))?,
+        first: 0,
+        end: i32::MAX,
+    };
     let Some(list) = partitions.filter(|list| !list.is_empty()) else {
         return Ok(vec![whole]);
     };
@@ -149,7 +171,11 @@ fn rules_of(topic: Option<&str>, partitions: Option<&str>) -> ToolResult<Vec<Rul
         let first: i32 = id.trim().parse().map_err(|_| {
             ToolError::failed(format!("--partitions expects a comma separated list of numeric partition ids, but received: {list}"))
         })?;
-        rules.push(Rule { topic: whole.topic.clone(), first, end: first.saturating_add(1) });
+        rules.push(Rule {
+            topic: whole.topic.clone(),
+            first,
+            end: first.saturating_add(1),
+        });
     }
     Ok(rules)
 }
@@ -170,7 +196,11 @@ mod tests {
             (":1", 1, true),
         ];
         for (rule, partition, expected) in cases {
-            assert_eq!(Rule::parse(rule).unwrap().matches("a", partition), expected, "{rule}");
+            assert_eq!(
+                Rule::parse(rule).unwrap().matches("a", partition),
+                expected,
+                "{rule}"
+            );
         }
         assert!(Rule::parse("a:x").is_err());
     }

@@ -33,7 +33,9 @@ const OPTIONS: &[Spec] = &[
 fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
     for name in ["bootstrap-server", "describe"] {
         if !options.has(name) && !(name == "bootstrap-server" && options.has("command-config")) {
-            return Err(ToolError::Usage(format!("Missing required argument \"[{name}]\"")));
+            return Err(ToolError::Usage(format!(
+                "Missing required argument \"[{name}]\""
+            )));
         }
     }
     let servers = options.last("bootstrap-server").map(str::to_owned);
@@ -43,17 +45,25 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
     };
     let split = |name: &str| -> Vec<String> {
         let list = options.last(name).unwrap_or_default().split(',');
-        list.filter(|item| !item.is_empty()).map(str::to_owned).collect()
+        list.filter(|item| !item.is_empty())
+            .map(str::to_owned)
+            .collect()
     };
     let topics = split("topic-list");
     let mut wanted = Vec::new();
     for id in split("broker-list") {
-        let id: i32 = id.parse().map_err(|_| ToolError::failed(format!("For input string: \"{id}\"")))?;
+        let id: i32 = id
+            .parse()
+            .map_err(|_| ToolError::failed(format!("For input string: \"{id}\"")))?;
         wanted.push(id);
     }
     let mut client = Client::connect(&servers, "log-dirs-tool")?;
     let live: Vec<_> = client.nodes()?.into_iter().map(|node| node.id).collect();
-    let missing: Vec<_> = wanted.iter().copied().filter(|id| !live.contains(id)).collect();
+    let missing: Vec<_> = wanted
+        .iter()
+        .copied()
+        .filter(|id| !live.contains(id))
+        .collect();
     if !missing.is_empty() {
         return Err(ToolError::failed(format!(
             "ERROR: The given brokers do not exist from --broker-list: {}. Current existent brokers: {}",
@@ -67,7 +77,11 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
     for id in &brokers {
         answers.push(broker_json(*id, &client.log_dirs(*id)?, &topics));
     }
-    writeln!(out, "Received log directory information from brokers {}", ids(&brokers))?;
+    writeln!(
+        out,
+        "Received log directory information from brokers {}",
+        ids(&brokers)
+    )?;
     writeln!(out, "{}", json!({"brokers": answers, "version": 1}))?;
     Ok(Exit::Ok)
 }

@@ -32,25 +32,45 @@ pub enum Arity {
 /// A flag without a value.
 #[must_use]
 pub const fn flag(name: &'static str, help: &'static str) -> Spec {
-    Spec { name, value: "", arity: Arity::Flag, help }
+    Spec {
+        name,
+        value: "",
+        arity: Arity::Flag,
+        help,
+    }
 }
 
 /// A flag with one value.
 #[must_use]
 pub const fn one(name: &'static str, value: &'static str, help: &'static str) -> Spec {
-    Spec { name, value, arity: Arity::One, help }
+    Spec {
+        name,
+        value,
+        arity: Arity::One,
+        help,
+    }
 }
 
 /// A flag whose value may be left out.
 #[must_use]
 pub const fn optional(name: &'static str, value: &'static str, help: &'static str) -> Spec {
-    Spec { name, value, arity: Arity::Optional, help }
+    Spec {
+        name,
+        value,
+        arity: Arity::Optional,
+        help,
+    }
 }
 
 /// A flag with several values.
 #[must_use]
 pub const fn many(name: &'static str, value: &'static str, help: &'static str) -> Spec {
-    Spec { name, value, arity: Arity::Many, help }
+    Spec {
+        name,
+        value,
+        arity: Arity::Many,
+        help,
+    }
 }
 
 /// What was given.
@@ -128,7 +148,9 @@ impl Options {
         };
         let message = || format!("Cannot parse argument '{value}' of option {name}");
         let parsed = value.trim().parse();
-        parsed.map(Some).map_err(|_| super::ToolError::Usage(message()))
+        parsed
+            .map(Some)
+            .map_err(|_| super::ToolError::Usage(message()))
     }
 
     /// `a=b` pairs of a repeatable flag; commas do not split.
@@ -182,8 +204,17 @@ mod tests {
 
     #[test]
     fn mistakes_are_told_as_joptsimple_tells_them() {
-        assert_eq!(parse(&["--no"]).unwrap_err(), "no is not a recognized option");
-        assert_eq!(parse(&["--to"]).unwrap_err(), "to is not a recognized option");
-        assert_eq!(parse(&["--topic"]).unwrap_err(), "Option topic requires an argument");
+        assert_eq!(
+            parse(&["--no"]).unwrap_err(),
+            "no is not a recognized option"
+        );
+        assert_eq!(
+            parse(&["--to"]).unwrap_err(),
+            "to is not a recognized option"
+        );
+        assert_eq!(
+            parse(&["--topic"]).unwrap_err(),
+            "Option topic requires an argument"
+        );
     }
 }

@@ -41,11 +41,25 @@ const OPTIONS: &[Spec] = &[
     one("command-config", "file", "Properties of the producer"),
     many("command-property", "k=v ...", "Properties of the producer"),
     one("num-records", "n", "Records to send"),
-    one("payload-delimiter", "text", "What separates payloads in --payload-file (a line end)"),
+    one(
+        "payload-delimiter",
+        "text",
+        "What separates payloads in --payload-file (a line end)",
+    ),
     one("payload-file", "file", "Payloads to choose from"),
-    flag("payload-monotonic", "The number of the record is its payload"),
-    flag("print-metrics", "Accepted: there are no metrics of a Java client"),
-    many("producer-props", "k=v ...", "Properties of the producer: bootstrap.servers, acks, batch.size, linger.ms, ..."),
+    flag(
+        "payload-monotonic",
+        "The number of the record is its payload",
+    ),
+    flag(
+        "print-metrics",
+        "Accepted: there are no metrics of a Java client",
+    ),
+    many(
+        "producer-props",
+        "k=v ...",
+        "Properties of the producer: bootstrap.servers, acks, batch.size, linger.ms, ...",
+    ),
     one("producer.config", "file", "Properties of the producer"),
     one("record-size", "bytes", "Size of a random payload"),
     one("reporting-interval", "ms", "Between two lines (5000)"),
@@ -91,10 +105,15 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
                 .to_owned(),
         )
     })?;
-    let linger = property("linger.ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
+    let linger = property("linger.ms")
+        .and_then(|ms| ms.parse().ok())
+        .unwrap_or(0);
     let settings = parse_producer_properties(&properties)?;
     let mut client = Client::connect(&servers, "perf-producer-client")?;
-    let partitions = client.await_topic(topic, true, Duration::from_secs(60))?.partitions.len();
+    let partitions = client
+        .await_topic(topic, true, Duration::from_secs(60))?
+        .partitions
+        .len();
     let mut load = Load {
         stats: Stats::new(count, Duration::from_millis(interval), warmup),
         pipelines: BTreeMap::new(),
@@ -126,16 +145,27 @@ impl Payloads {
     fn from_options(options: &Options, out: &mut dyn Write) -> ToolResult<Self> {
         let size: Option<usize> = options.number("record-size")?;
         let random = fastrand::Rng::with_seed(0);
-        match (size, options.last("payload-file"), options.has("payload-monotonic")) {
+        match (
+            size,
+            options.last("payload-file"),
+            options.has("payload-monotonic"),
+        ) {
             (Some(size), None, false) if size > 0 => Ok(Self::Random(vec![0; size], random)),
-            (Some(_), None, false) => Err(ToolError::failed("--record-size should be greater than zero.")),
+            (Some(_), None, false) => Err(ToolError::failed(
+                "--record-size should be greater than zero.",
+            )),
             (None, Some(path), false) => {
                 writeln!(out, "Reading payloads from: {path}")?;
                 let text = std::fs::read_to_string(path).unwrap_or_default();
                 if text.is_empty() {
-                    return Err(ToolError::failed("File does not exist or empty file provided."));
+                    return Err(ToolError::failed(
+                        "File does not exist or empty file provided.",
+                    ));
                 }
-                let delimiter = options.last("payload-delimiter").unwrap_or("\\n").replace("\\n", "\n");
+                let delimiter = options
+                    .last("payload-delimiter")
+                    .unwrap_or("\\n")
+                    .replace("\\n", "\n");
                 let payloads: Vec<_> = text
                     .trim_end_matches(delimiter.as_str())
                     .split(delimiter.as_str())
@@ -202,7 +232,10 @@ impl Load {
         if rate <= 0.0 {
             return Ok(());
         }
-        #[expect(clippy::cast_precision_loss, reason = "a number of records, for a time")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a number of records, for a time"
+        )]
         let due = start + Duration::from_secs_f64(number as f64 / rate);
         loop {
             let now = Instant::now();
@@ -233,7 +266,8 @@ impl Load {
         batch.builder.append(now_ms(), None, Some(payload), &[])?;
         batch.records.push((now, payload.len()));
         let is_full = batch.builder.size_in_bytes() >= self.settings.batch_bytes_max;
-        let is_due = batch.since.elapsed() >= self.linger && pipeline.in_flight.len() < IN_FLIGHT_MAX;
+        let is_due =
+            batch.since.elapsed() >= self.linger && pipeline.in_flight.len() < IN_FLIGHT_MAX;
         if is_full || is_due {
             self.send(client, leader, out)?;
         }
@@ -322,9 +356,13 @@ impl Pipeline {
 fn answer_error(frame: &Bytes) -> i16 {
     // Version 9 is the first flexible one; `open_pipeline` keeps to version 8 or older:
     // correlation id, topics, name, partitions, number, error.
-    let name = frame.get(8..10).map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])));
+    let name = frame
+        .get(8..10)
+        .map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])));
     let at = 10 + name + 4 + 4;
-    frame.get(at..at + 2).map_or(-1, |b| i16::from_be_bytes([b[0], b[1]]))
+    frame
+        .get(at..at + 2)
+        .map_or(-1, |b| i16::from_be_bytes([b[0], b[1]]))
 }
 
 fn open_pipeline(client: &mut Client, leader: i32) -> ToolResult<Pipeline> {
@@ -336,12 +374,19 @@ fn open_pipeline(client: &mut Client, leader: i32) -> ToolResult<Pipeline> {
         loop {
             let frame = read_frame(&mut reader);
             let is_end = frame.is_err();
-            if sender.send(frame.map(|frame| (Instant::now(), frame))).is_err() || is_end {
+            if sender
+                .send(frame.map(|frame| (Instant::now(), frame)))
+                .is_err()
+                || is_end
+            {
                 return;
             }
         }
     });
-    Ok(Pipeline { in_flight: VecDeque::new(), answers })
+    Ok(Pipeline {
+        in_flight: VecDeque::new(),
+        answers,
+    })
 }
 
 fn take_answer(
@@ -356,7 +401,9 @@ fn take_answer(
         Ok(Err(error)) => Err(error.into()),
         Err(_) => {
             let address = client.node(leader)?.address().to_owned();
-            Err(ToolError::failed(format!("{address}: no answer to Produce in time")))
+            Err(ToolError::failed(format!(
+                "{address}: no answer to Produce in time"
+            )))
         }
     }
 }
@@ -385,7 +432,13 @@ struct Window {
 
 impl Window {
     fn new(start: Instant) -> Self {
-        Self { start, count: 0, bytes: 0, latency_sum: 0, latency_max: 0 }
+        Self {
+            start,
+            count: 0,
+            bytes: 0,
+            latency_sum: 0,
+            latency_max: 0,
+        }
     }
 
     fn add(&mut self, latency_ms: u64, bytes: usize) {
@@ -400,7 +453,11 @@ impl Window {
     fn rates(&self, now: Instant) -> (f64, f64, f64) {
         let seconds = (now - self.start).as_secs_f64().max(0.001);
         let mean = self.latency_sum as f64 / self.count.max(1) as f64;
-        (self.count as f64 / seconds, self.bytes as f64 / seconds / (1024.0 * 1024.0), mean)
+        (
+            self.count as f64 / seconds,
+            self.bytes as f64 / seconds / (1024.0 * 1024.0),
+            mean,
+        )
     }
 }
 
@@ -440,7 +497,8 @@ impl Stats {
             self.total.add(latency, *bytes);
             self.window.add(latency, *bytes);
             if self.seen.is_multiple_of(self.sampling) {
-                self.latencies.push(u32::try_from(latency).unwrap_or(u32::MAX));
+                self.latencies
+                    .push(u32::try_from(latency).unwrap_or(u32::MAX));
             }
         }
         if done.saturating_duration_since(self.window.start) >= self.interval {
@@ -462,7 +520,11 @@ impl Stats {
         self.latencies.sort_unstable();
         let percentile = |per_mille: usize| {
             let index = self.latencies.len() * per_mille / 1000;
-            self.latencies.get(index).or(self.latencies.last()).copied().unwrap_or(0)
+            self.latencies
+                .get(index)
+                .or(self.latencies.last())
+                .copied()
+                .unwrap_or(0)
         };
         writeln!(
             out,
@@ -493,7 +555,9 @@ mod tests {
         let sent = Instant::now();
         let done = sent + Duration::from_millis(10);
         let mut out = Vec::new();
-        stats.record_all(&[(sent, 100), (sent, 100)], done, &mut out).unwrap();
+        stats
+            .record_all(&[(sent, 100), (sent, 100)], done, &mut out)
+            .unwrap();
         stats.print_total(&mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("2 records sent, "), "{text}");

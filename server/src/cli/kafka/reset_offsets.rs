@@ -45,8 +45,16 @@ pub fn run(client: &mut Client, options: &Options, out: &mut dyn Write) -> ToolR
         let has_group_column = names.len() != 1;
         for (group, offsets) in &all {
             for (partition, offset) in offsets {
-                let group = if has_group_column { format!("{group},") } else { String::new() };
-                writeln!(out, "{group}{},{},{offset}", partition.topic, partition.partition)?;
+                let group = if has_group_column {
+                    format!("{group},")
+                } else {
+                    String::new()
+                };
+                writeln!(
+                    out,
+                    "{group}{},{},{offset}",
+                    partition.topic, partition.partition
+                )?;
             }
         }
         writeln!(out)?;
@@ -64,7 +72,10 @@ pub fn run(client: &mut Client, options: &Options, out: &mut dyn Write) -> ToolR
 }
 
 fn write_line(out: &mut dyn Write, [group, topic, partition, offset]: [&str; 4]) -> ToolResult {
-    write!(out, "\n{group:<30} {topic:<30} {partition:<10} {offset:<15}")?;
+    write!(
+        out,
+        "\n{group:<30} {topic:<30} {partition:<10} {offset:<15}"
+    )?;
     Ok(())
 }
 
@@ -91,7 +102,9 @@ fn prepare(
     out: &mut dyn Write,
 ) -> ToolResult<Offsets> {
     if let Some(offset) = options.number::<i64>("to-offset")? {
-        let wanted = partitions.iter().map(|partition| (partition.clone(), offset));
+        let wanted = partitions
+            .iter()
+            .map(|partition| (partition.clone(), offset));
         return in_range(client, wanted.collect());
     }
     if options.has("to-earliest") {
@@ -180,7 +193,11 @@ fn in_range(client: &mut Client, mut wanted: Offsets) -> ToolResult<Offsets> {
         let end = ends.get(partition).copied().unwrap_or(i64::MAX);
         let within = (*offset).clamp(start, end.max(start));
         if within != *offset {
-            let (how, which) = if *offset > within { ("higher", "latest") } else { ("lower", "earliest") };
+            let (how, which) = if *offset > within {
+                ("higher", "latest")
+            } else {
+                ("lower", "earliest")
+            };
             eprintln!(
                 "WARN New offset ({offset}) is {how} than {which} offset for topic partition {partition}. Value will be set to {within}"
             );
@@ -194,12 +211,19 @@ fn in_range(client: &mut Client, mut wanted: Offsets) -> ToolResult<Offsets> {
 fn parse_plan(text: &str, group: &str, path: &str) -> ToolResult<Offsets> {
     let mut plan = Offsets::new();
     for (line, number) in text.lines().zip(1..) {
-        let cells: Vec<_> = line.split(',').map(|cell| cell.trim().trim_matches('"')).collect();
+        let cells: Vec<_> = line
+            .split(',')
+            .map(|cell| cell.trim().trim_matches('"'))
+            .collect();
         let (of_group, rest) = match cells.as_slice() {
             [""] => continue,
             [topic, partition, offset] => (group, [*topic, *partition, *offset]),
             [of_group, topic, partition, offset] => (*of_group, [*topic, *partition, *offset]),
-            _ => return Err(ToolError::failed(format!("{path}:{number}: not topic,partition,offset"))),
+            _ => {
+                return Err(ToolError::failed(format!(
+                    "{path}:{number}: not topic,partition,offset"
+                )));
+            }
         };
         let [topic, partition, offset] = rest;
         match (partition.parse(), offset.parse()) {
@@ -208,11 +232,17 @@ fn parse_plan(text: &str, group: &str, path: &str) -> ToolResult<Offsets> {
                     plan.insert(TopicPartition::new(topic, partition), offset);
                 }
             }
-            _ => return Err(ToolError::failed(format!("{path}:{number}: not topic,partition,offset"))),
+            _ => {
+                return Err(ToolError::failed(format!(
+                    "{path}:{number}: not topic,partition,offset"
+                )));
+            }
         }
     }
     if plan.is_empty() {
-        return Err(ToolError::failed(format!("No reset plan for group {group} found")));
+        return Err(ToolError::failed(format!(
+            "No reset plan for group {group} found"
+        )));
     }
     Ok(plan)
 }
@@ -227,7 +257,9 @@ pub fn parse_time(text: &str) -> ToolResult<i64> {
         return Ok(timestamp.as_millisecond());
     }
     let time: DateTime = text.parse().map_err(|_| {
-        ToolError::failed(format!("'{text}' is no time: give one as 2026-11-22T14:24:05.000"))
+        ToolError::failed(format!(
+            "'{text}' is no time: give one as 2026-11-22T14:24:05.000"
+        ))
     })?;
     let zoned = time.to_zoned(jiff::tz::TimeZone::UTC);
     let zoned = zoned.map_err(|error| ToolError::failed(format!("'{text}': {error}")))?;
@@ -245,8 +277,13 @@ pub fn parse_duration_ms(text: &str) -> ToolResult<i64> {
     }
     let span: jiff::Span = text.parse().map_err(|_| bad())?;
     let days = jiff::SpanRelativeTo::days_are_24_hours();
-    let total = span.total((jiff::Unit::Millisecond, days)).map_err(|_| bad())?;
-    #[expect(clippy::cast_possible_truncation, reason = "as casts saturate, and a span is bounded")]
+    let total = span
+        .total((jiff::Unit::Millisecond, days))
+        .map_err(|_| bad())?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "as casts saturate, and a span is bounded"
+    )]
     let milliseconds = total as i64;
     Ok(milliseconds)
 }
@@ -270,6 +307,11 @@ mod tests {
         assert_eq!(plan[&TopicPartition::new("t", 0)], 5);
         let plan = parse_plan("g,t,0,5\nh,t,1,6\n", "h", "f").unwrap();
         assert_eq!(plan.len(), 1);
-        assert!(parse_plan("t,x,5", "g", "f").unwrap_err().to_string().starts_with("f:1"));
+        assert!(
+            parse_plan("t,x,5", "g", "f")
+                .unwrap_err()
+                .to_string()
+                .starts_with("f:1")
+        );
     }
 }

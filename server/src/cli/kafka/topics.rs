@@ -25,31 +25,73 @@ pub const TOOL: Tool = Tool {
 
 const OPTIONS: &[Spec] = &[
     flag("alter", "Raise the number of partitions of a topic"),
-    flag("at-min-isr-partitions", "With --describe: partitions with exactly min.insync.replicas in sync"),
+    flag(
+        "at-min-isr-partitions",
+        "With --describe: partitions with exactly min.insync.replicas in sync",
+    ),
     one("bootstrap-server", "host:port", "The broker to talk to"),
     one("command-config", "file", "Properties for the connection"),
-    one("config", "name=value", "A topic config for --create; may be repeated"),
+    one(
+        "config",
+        "name=value",
+        "A topic config for --create; may be repeated",
+    ),
     flag("create", "Create a topic"),
     flag("delete", "Delete a topic"),
-    one("delete-config", "name", "Remove a topic config (with --zookeeper and --alter)"),
+    one(
+        "delete-config",
+        "name",
+        "Remove a topic config (with --zookeeper and --alter)",
+    ),
     flag("describe", "Show topics and their partitions"),
-    flag("disable-rack-aware", "Accepted: placement does not look at racks"),
+    flag(
+        "disable-rack-aware",
+        "Accepted: placement does not look at racks",
+    ),
     flag("exclude-internal", "Leave out Kafka's own topics"),
     flag("force", "Accepted: nothing is asked"),
     flag("if-exists", "No error if the topic is not there"),
     flag("if-not-exists", "No error if the topic is there already"),
     flag("list", "Names of all topics"),
-    one("partition-size-limit-per-response", "n", "Accepted: answers are read whole"),
+    one(
+        "partition-size-limit-per-response",
+        "n",
+        "Accepted: answers are read whole",
+    ),
     one("partitions", "n", "Number of partitions"),
-    one("replica-assignment", "ids", "Brokers per partition: 1:2,2:3"),
+    one(
+        "replica-assignment",
+        "ids",
+        "Brokers per partition: 1:2,2:3",
+    ),
     one("replication-factor", "n", "Number of replicas"),
-    one("topic", "name", "The topic; a regular expression except for --create"),
+    one(
+        "topic",
+        "name",
+        "The topic; a regular expression except for --create",
+    ),
     one("topic-id", "id", "With --describe: the topic of this id"),
-    flag("topics-with-overrides", "With --describe: only topics with configs of their own"),
-    flag("unavailable-partitions", "With --describe: partitions without a leader"),
-    flag("under-min-isr-partitions", "With --describe: partitions with fewer than min.insync.replicas in sync"),
-    flag("under-replicated-partitions", "With --describe: partitions with replicas out of sync"),
-    one("zookeeper", "host:port", "ZooKeeper, as up to Kafka 2.8, instead of a broker"),
+    flag(
+        "topics-with-overrides",
+        "With --describe: only topics with configs of their own",
+    ),
+    flag(
+        "unavailable-partitions",
+        "With --describe: partitions without a leader",
+    ),
+    flag(
+        "under-min-isr-partitions",
+        "With --describe: partitions with fewer than min.insync.replicas in sync",
+    ),
+    flag(
+        "under-replicated-partitions",
+        "With --describe: partitions with replicas out of sync",
+    ),
+    one(
+        "zookeeper",
+        "host:port",
+        "ZooKeeper, as up to Kafka 2.8, instead of a broker",
+    ),
 ];
 
 fn tell(
@@ -118,7 +160,12 @@ fn check_args(options: &Options, action: &str) -> ToolResult<TopicArgs> {
             "Missing required argument \"[topic]\"".to_owned(),
         ));
     }
-    for name in ["config", "partitions", "replication-factor", "replica-assignment"] {
+    for name in [
+        "config",
+        "partitions",
+        "replication-factor",
+        "replica-assignment",
+    ] {
         if options.has(name) && matches!(action, "list" | "describe" | "delete") {
             return Err(ToolError::Usage(format!(
                 "Option \"[{name}]\" can't be used with option \"[{action}]\""
@@ -188,7 +235,10 @@ fn parse_assignment(list: &str) -> ToolResult<Vec<Vec<i32>>> {
             }
             brokers.push(id);
         }
-        if partitions.first().is_some_and(|first| first.len() != brokers.len()) {
+        if partitions
+            .first()
+            .is_some_and(|first| first.len() != brokers.len())
+        {
             return Err(ToolError::failed(format!(
                 "Partition {} has different replication factor: {brokers:?}",
                 partitions.len()
@@ -283,7 +333,10 @@ fn alter(client: &mut Client, args: &TopicArgs) -> ToolResult {
         ));
     };
     for topic in topics {
-        let assignment = args.assignment.get(topic.partitions.len()..).unwrap_or_default();
+        let assignment = args
+            .assignment
+            .get(topic.partitions.len()..)
+            .unwrap_or_default();
         client.create_partitions(&topic.name, count, assignment)?;
     }
     Ok(())
@@ -332,8 +385,12 @@ fn describe(
     .any(|name| options.has(name));
     for topic in topics {
         let configs = client.describe_configs(TOPIC_RESOURCE, &topic.name)?;
-        let min_isr = configs.iter().find(|c| c.name.as_str() == "min.insync.replicas");
-        let min_isr = min_isr.and_then(|c| c.value.as_ref()?.parse().ok()).unwrap_or(1);
+        let min_isr = configs
+            .iter()
+            .find(|c| c.name.as_str() == "min.insync.replicas");
+        let min_isr = min_isr
+            .and_then(|c| c.value.as_ref()?.parse().ok())
+            .unwrap_or(1);
         let own = configs.iter().filter(|c| !c.is_default);
         let own: Vec<_> = own
             .map(|c| format!("{}={}", c.name, c.value.as_deref().unwrap_or("null")))

@@ -36,7 +36,8 @@ pub(crate) fn run(args: &CompletionsArgs, mut cli: Command) -> ToolResult {
 pub(crate) fn run_man(args: &ManArgs, cli: Command) -> ToolResult {
     match &args.dir {
         Some(dir) => {
-            let made = std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(cli, dir));
+            let made =
+                std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(cli, dir));
             made.map_err(|error| ToolError::failed(format!("{}: {error}", dir.display())))
         }
         None => {

@@ -32,7 +32,11 @@ pub(crate) struct ConfigsArgs {
 
 /// Runs it.
 pub(crate) fn run(args: &ConfigsArgs) -> ToolResult {
-    let resource_type = if args.broker { BROKER_RESOURCE } else { TOPIC_RESOURCE };
+    let resource_type = if args.broker {
+        BROKER_RESOURCE
+    } else {
+        TOPIC_RESOURCE
+    };
     let mut changes = Vec::new();
     for pair in &args.set {
         let Some((key, value)) = pair.split_once('=') else {
@@ -55,12 +59,20 @@ pub(crate) fn run(args: &ConfigsArgs) -> ToolResult {
                 (true, _) => "(hidden)".to_owned(),
                 (false, value) => value.as_deref().unwrap_or("").to_owned(),
             };
-            vec![config.name.to_string(), value, source_name(config.config_source).to_lowercase()]
+            vec![
+                config.name.to_string(),
+                value,
+                source_name(config.config_source).to_lowercase(),
+            ]
         })
         .collect();
     let mut out = stdout();
     if rows.is_empty() {
-        writeln!(out, "{} has no config of its own (--all shows the defaults)", args.name)?;
+        writeln!(
+            out,
+            "{} has no config of its own (--all shows the defaults)",
+            args.name
+        )?;
     } else {
         print_table(&mut out, &["KEY", "VALUE", "FROM"], &rows)?;
     }

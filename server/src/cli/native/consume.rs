@@ -25,7 +25,12 @@ pub(crate) struct ConsumeArgs {
     #[arg(long)]
     from_beginning: bool,
     /// From an offset: a number, earliest, latest, or -N for the last N of every partition
-    #[arg(short, long, allow_hyphen_values = true, conflicts_with = "from_beginning")]
+    #[arg(
+        short,
+        long,
+        allow_hyphen_values = true,
+        conflicts_with = "from_beginning"
+    )]
     offset: Option<String>,
     /// From a time (2026-11-22T14:24:05) or for so long back (1h, 30m)
     #[arg(short, long, value_name = "TIME", conflicts_with_all = ["from_beginning", "offset"])]
@@ -61,20 +66,28 @@ enum Format {
 pub(crate) fn run(args: &ConsumeArgs, is_tail: bool) -> ToolResult {
     let interrupt = Interrupt::listen()?;
     let mut client = args.server.connect()?;
-    client.await_topic(&args.topic, false, Duration::ZERO).map_err(|error| match error.code() {
-        Some(crate::client::code::UNKNOWN_TOPIC_OR_PARTITION) => ToolError::failed(format!(
-            "no topic '{}'\n   | `ringlog topics` lists them",
-            args.topic
-        )),
-        _ => error.into(),
-    })?;
+    client
+        .await_topic(&args.topic, false, Duration::ZERO)
+        .map_err(|error| match error.code() {
+            Some(crate::client::code::UNKNOWN_TOPIC_OR_PARTITION) => ToolError::failed(format!(
+                "no topic '{}'\n   | `ringlog topics` lists them",
+                args.topic
+            )),
+            _ => error.into(),
+        })?;
     let mut partitions = all_partitions(&mut client, std::slice::from_ref(&args.topic))?;
     partitions.retain(|p| args.partition.is_none_or(|wanted| wanted == p.partition));
     if partitions.is_empty() {
-        return Err(ToolError::failed(format!("topic '{}' has no such partition", args.topic)));
+        return Err(ToolError::failed(format!(
+            "topic '{}' has no such partition",
+            args.topic
+        )));
     }
     let start = start(&mut client, args, is_tail, &partitions)?;
-    let options = FetchOptions { read_committed: args.committed, ..FetchOptions::default() };
+    let options = FetchOptions {
+        read_committed: args.committed,
+        ..FetchOptions::default()
+    };
     let mut consumer = Consumer::new(options, EARLIEST);
     consumer.assign(start);
     let follows = args.follow || is_tail;
@@ -129,7 +142,9 @@ fn start(
         Some("latest") => positions(client, partitions, LATEST),
         Some(text) => {
             let offset: i64 = text.parse().map_err(|_| {
-                ToolError::failed(format!("offset '{text}': a number, earliest, latest, or -N"))
+                ToolError::failed(format!(
+                    "offset '{text}': a number, earliest, latest, or -N"
+                ))
             })?;
             if offset >= 0 {
                 return Ok(partitions.iter().map(|p| (p.clone(), offset)).collect());
@@ -158,7 +173,10 @@ fn write_record(format: Format, record: &InRecord, out: &mut dyn Write) -> ToolR
             let key = record.key.as_deref().map(String::from_utf8_lossy);
             let key = key.map_or(String::new(), |key| format!("  {key}"));
             let headers = record.headers.iter().map(|(name, value)| {
-                let value = value.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+                let value = value
+                    .as_deref()
+                    .map(String::from_utf8_lossy)
+                    .unwrap_or_default();
                 format!("  {name}={value}")
             });
             let value = record.value.as_deref().map(String::from_utf8_lossy);
@@ -186,8 +204,9 @@ fn bytes_json(bytes: Option<&[u8]>) -> Value {
 
 fn json_of(record: &InRecord) -> Value {
     let headers = record.headers.iter();
-    let headers: Map<_, _> =
-        headers.map(|(name, value)| (name.clone(), bytes_json(value.as_deref()))).collect();
+    let headers: Map<_, _> = headers
+        .map(|(name, value)| (name.clone(), bytes_json(value.as_deref())))
+        .collect();
     json!({
         "topic": record.partition.topic,
         "partition": record.partition.partition,
@@ -224,6 +243,9 @@ mod tests {
         let pretty = String::from_utf8(print(Format::Pretty)).unwrap();
         assert_eq!(pretty, "1:2  1970-01-01T00:00:00.000Z  k  h=  \u{fffd}\n");
         let json = String::from_utf8(print(Format::Json)).unwrap();
-        assert!(json.contains(r#""value":[255]"#) && json.contains(r#""key":"k""#), "{json}");
+        assert!(
+            json.contains(r#""value":[255]"#) && json.contains(r#""key":"k""#),
+            "{json}"
+        );
     }
 }

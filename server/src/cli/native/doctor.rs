@@ -56,7 +56,13 @@ struct Finding {
 
 impl Finding {
     fn ok(what: &'static str, found: String) -> Self {
-        Self { what, level: Level::Ok, found, effect: "", remedy: "" }
+        Self {
+            what,
+            level: Level::Ok,
+            found,
+            effect: "",
+            remedy: "",
+        }
     }
 }
 
@@ -76,9 +82,13 @@ pub(crate) fn run(args: &DoctorArgs) -> Exit {
         let list: Vec<_> = findings.iter().map(to_json).collect();
         writeln!(out, "{}", json!({ "findings": list }))
     } else {
-        findings.iter().try_for_each(|finding| print(finding, &mut out))
+        findings
+            .iter()
+            .try_for_each(|finding| print(finding, &mut out))
     };
-    let has_problem = findings.iter().any(|finding| finding.level == Level::Problem);
+    let has_problem = findings
+        .iter()
+        .any(|finding| finding.level == Level::Problem);
     match written.and_then(|()| out.flush()) {
         Ok(()) if !has_problem => Exit::Ok,
         _ => Exit::Failure,
@@ -86,7 +96,13 @@ pub(crate) fn run(args: &DoctorArgs) -> Exit {
 }
 
 fn print(finding: &Finding, out: &mut dyn Write) -> std::io::Result<()> {
-    writeln!(out, "{:<8} {:<14} {}", finding.level.name(), finding.what, finding.found)?;
+    writeln!(
+        out,
+        "{:<8} {:<14} {}",
+        finding.level.name(),
+        finding.what,
+        finding.found
+    )?;
     if !finding.effect.is_empty() {
         writeln!(out, "{:<8} {:<14} effect: {}", "", "", finding.effect)?;
         writeln!(out, "{:<8} {:<14} remedy: {}", "", "", finding.remedy)?;
@@ -105,12 +121,17 @@ fn to_json(finding: &Finding) -> Value {
 }
 
 fn proc(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 fn kernel() -> Finding {
     let release = proc("/proc/sys/kernel/osrelease");
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let mut finding = Finding::ok("kernel", release);
     if version < (6, 1) {
@@ -154,7 +175,8 @@ fn open_files() -> Finding {
     let mut finding = Finding::ok("open files", found);
     if soft.is_some_and(|soft| soft < 10_000) {
         finding.level = Level::Warning;
-        finding.effect = "every connection and open segment needs one: clients are refused at the limit";
+        finding.effect =
+            "every connection and open segment needs one: clients are refused at the limit";
         finding.remedy = "`ulimit -n 100000`, or LimitNOFILE=100000 in the unit file";
     }
     finding
@@ -309,7 +331,15 @@ mod tests {
     #[test]
     fn every_finding_but_ok_says_effect_and_remedy() {
         let dir = std::env::temp_dir();
-        for finding in [kernel(), io_uring(), open_files(), locked_memory(), memory(), file_system(&dir), disk(&dir)] {
+        for finding in [
+            kernel(),
+            io_uring(),
+            open_files(),
+            locked_memory(),
+            memory(),
+            file_system(&dir),
+            disk(&dir),
+        ] {
             let is_ok = finding.level == Level::Ok;
             assert_eq!(is_ok, finding.remedy.is_empty(), "{finding:?}");
             assert!(!finding.found.is_empty(), "{finding:?}");

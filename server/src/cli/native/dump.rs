@@ -50,7 +50,10 @@ fn expand(path: &Path) -> ToolResult<Vec<PathBuf>> {
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let file = entry.map_err(failed)?.path();
         let suffix = file.extension().and_then(|suffix| suffix.to_str());
-        if matches!(suffix, Some("log" | "index" | "timeindex" | "txnindex" | "snapshot")) {
+        if matches!(
+            suffix,
+            Some("log" | "index" | "timeindex" | "txnindex" | "snapshot")
+        ) {
             files.push(file);
         }
     }

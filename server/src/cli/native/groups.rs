@@ -54,15 +54,25 @@ pub(crate) fn run(args: &GroupsArgs) -> ToolResult {
     }
     let group = client.describe_group(name)?;
     if group.group_state.as_str() == "Dead" {
-        return Err(ToolError::failed(format!("no group '{name}'\n   | `ringlog groups` lists them")));
+        return Err(ToolError::failed(format!(
+            "no group '{name}'\n   | `ringlog groups` lists them"
+        )));
     }
-    writeln!(out, "{name}  {}  {} members", group.group_state, group.members.len())?;
+    writeln!(
+        out,
+        "{name}  {}  {} members",
+        group.group_state,
+        group.members.len()
+    )?;
     let text = |value: Option<i64>| value.map_or("-".to_owned(), |value| value.to_string());
     let mut rows = Vec::new();
     for row in offset_rows(&mut client, &group)? {
         let [member, host, _] = row.member.clone();
         rows.push(vec![
-            row.partition.as_ref().map(ToString::to_string).unwrap_or_default(),
+            row.partition
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             text(row.offset),
             text(row.end),
             text(row.lag()),

@@ -38,7 +38,10 @@ pub(crate) fn run(args: &OffsetsArgs) -> ToolResult {
     let mut client = args.server.connect()?;
     let mut topics = args.topics.clone();
     if topics.is_empty() {
-        let all = client.topics()?.into_iter().filter(|topic| !topic.is_internal);
+        let all = client
+            .topics()?
+            .into_iter()
+            .filter(|topic| !topic.is_internal);
         topics = all.map(|topic| topic.name).collect();
     }
     let partitions = all_partitions(&mut client, &topics)?;
@@ -56,7 +59,11 @@ pub(crate) fn run(args: &OffsetsArgs) -> ToolResult {
         ]);
     }
     let mut out = stdout();
-    print_table(&mut out, &["TOPIC", "PARTITION", "FIRST", "NEXT", "RECORDS"], &rows)?;
+    print_table(
+        &mut out,
+        &["TOPIC", "PARTITION", "FIRST", "NEXT", "RECORDS"],
+        &rows,
+    )?;
     out.flush()?;
     Ok(())
 }

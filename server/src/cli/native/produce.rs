@@ -60,7 +60,9 @@ pub(crate) fn run(args: &ProduceArgs) -> ToolResult {
     let mut headers = Vec::new();
     for header in &args.header {
         let Some((name, value)) = header.split_once('=') else {
-            return Err(ToolError::failed(format!("header '{header}': give it as NAME=VALUE")));
+            return Err(ToolError::failed(format!(
+                "header '{header}': give it as NAME=VALUE"
+            )));
         };
         headers.push((name.to_owned(), Some(value.as_bytes().to_vec())));
     }
@@ -80,7 +82,11 @@ pub(crate) fn run(args: &ProduceArgs) -> ToolResult {
         return Ok(());
     }
     let input = io::stdin();
-    let batch_max = if input.is_terminal() { 1 } else { BATCH_RECORDS_MAX };
+    let batch_max = if input.is_terminal() {
+        1
+    } else {
+        BATCH_RECORDS_MAX
+    };
     let mut batch = Vec::new();
     let mut count = 0_u64;
     let mut send = |batch: &mut Vec<OutRecord>| -> ToolResult {
@@ -92,7 +98,10 @@ pub(crate) fn run(args: &ProduceArgs) -> ToolResult {
     };
     for line in input.lock().lines() {
         let line = line?;
-        let pair = args.key_separator.as_ref().map(|separator| line.split_once(separator.as_str()));
+        let pair = args
+            .key_separator
+            .as_ref()
+            .map(|separator| line.split_once(separator.as_str()));
         batch.push(match pair {
             None => record(None, line.as_bytes()),
             Some(Some((key, value))) => record(Some(key.as_bytes()), value.as_bytes()),

@@ -69,7 +69,13 @@ pub(crate) fn run(args: &TopicsArgs) -> ToolResult {
     let mut out = stdout();
     match args.action.as_ref().unwrap_or(&Action::List { all: false }) {
         Action::List { all } => list(&mut client, *all, &mut out)?,
-        Action::Create { topic, partitions, replication_factor, config, if_not_exists } => {
+        Action::Create {
+            topic,
+            partitions,
+            replication_factor,
+            config,
+            if_not_exists,
+        } => {
             let mut configs = Vec::new();
             for pair in config {
                 let Some((key, value)) = pair.split_once('=') else {
@@ -120,7 +126,11 @@ fn list(client: &mut Client, all: bool, out: &mut dyn Write) -> ToolResult {
         .iter()
         .map(|topic| {
             let replicas = topic.partitions.first().map_or(0, |p| p.replicas.len());
-            vec![topic.name.clone(), topic.partitions.len().to_string(), replicas.to_string()]
+            vec![
+                topic.name.clone(),
+                topic.partitions.len().to_string(),
+                replicas.to_string(),
+            ]
         })
         .collect();
     print_table(out, &["TOPIC", "PARTITIONS", "REPLICAS"], &rows)?;
@@ -140,13 +150,19 @@ fn describe(client: &mut Client, name: &str, out: &mut dyn Write) -> ToolResult 
         return Err(ToolError::failed(format!("no topic '{name}'\n   | {hint}")));
     };
     writeln!(out, "{}  id {}", topic.name, id_text(topic.id))?;
-    let partitions: Vec<_> =
-        topic.partitions.iter().map(|p| TopicPartition::new(name, p.partition)).collect();
+    let partitions: Vec<_> = topic
+        .partitions
+        .iter()
+        .map(|p| TopicPartition::new(name, p.partition))
+        .collect();
     let starts = client.list_offsets(&partitions, EARLIEST)?;
     let ends = client.list_offsets(&partitions, LATEST)?;
     let mut rows = Vec::new();
     for (partition, key) in topic.partitions.iter().zip(&partitions) {
-        let start = starts.get(key).and_then(|found| found.as_ref().ok()).copied();
+        let start = starts
+            .get(key)
+            .and_then(|found| found.as_ref().ok())
+            .copied();
         let end = ends.get(key).and_then(|found| found.as_ref().ok()).copied();
         let text = |value: Option<i64>| value.map_or("-".to_owned(), |value| value.to_string());
         let count = start.zip(end).map(|(start, end)| end - start);
@@ -160,11 +176,24 @@ fn describe(client: &mut Client, name: &str, out: &mut dyn Write) -> ToolResult 
             text(count),
         ]);
     }
-    let header = ["PARTITION", "LEADER", "REPLICAS", "ISR", "FIRST", "NEXT", "RECORDS"];
+    let header = [
+        "PARTITION",
+        "LEADER",
+        "REPLICAS",
+        "ISR",
+        "FIRST",
+        "NEXT",
+        "RECORDS",
+    ];
     print_table(out, &header, &rows)?;
     for config in client.describe_configs(TOPIC_RESOURCE, name)? {
         if !config.is_default {
-            writeln!(out, "{}={}", config.name, config.value.as_deref().unwrap_or("null"))?;
+            writeln!(
+                out,
+                "{}={}",
+                config.name,
+                config.value.as_deref().unwrap_or("null")
+            )?;
         }
     }
     Ok(())

@@ -222,7 +222,7 @@ pub static KEYS: &[Key] = table! {
     ["offsets.topic.compression.codec", Int, Plain, Some("0"), Any, AcceptedIgnored(COMMIT), "Codec of the offsets topic."],
     ["offsets.topic.num.partitions", Int, Plain, Some("50"), AtLeast(1), Acts, "Partitions of __consumer_offsets."],
     ["offsets.topic.replication.factor", Short, Plain, Some("3"), AtLeast(1), Acts, "Replicas of __consumer_offsets; one node holds one, so more is read as 1."],
-    ["offsets.topic.segment.bytes", Int, Bytes, Some("104857600"), AtLeast(1), AcceptedIgnored(COMMIT), "Segment size of __consumer_offsets."],
+    ["offsets.topic.segment.bytes", Int, Bytes, Some("104857600"), AtLeast(1), Acts, "Segment size of __consumer_offsets."],
     ["password.encoder.cipher.algorithm", String, Plain, Some("AES/CBC/PKCS5Padding"), Any, AcceptedIgnored(SEC), "Encoding of passwords kept in ZooKeeper: cipher algorithm."],
     ["password.encoder.iterations", Int, Plain, Some("4096"), AtLeast(1024), AcceptedIgnored(SEC), "Encoding of passwords kept in ZooKeeper: iterations."],
     ["password.encoder.key.length", Int, Plain, Some("128"), AtLeast(8), AcceptedIgnored(SEC), "Encoding of passwords kept in ZooKeeper: key length."],

@@ -33,7 +33,7 @@ struct Encoder {
 }
 
 /// An answer that only says what is wrong with the session.
-pub fn encode_error(version: i16, error: ResponseError) -> Response {
+pub(super) fn encode_error(version: i16, error: ResponseError) -> Response {
     let mut encoder = Encoder::new(version);
     encoder.head(error.code(), 0);
     encoder.count(0);
@@ -41,7 +41,7 @@ pub fn encode_error(version: i16, error: ResponseError) -> Response {
 }
 
 /// The answer of a fetch; neighbours of one topic share its head.
-pub fn encode(
+pub(super) fn encode(
     version: i16,
     session_id: i32,
     wanted: &[Wanted],
@@ -73,7 +73,11 @@ pub fn encode(
 
 impl Encoder {
     fn new(version: i16) -> Encoder {
-        Encoder { version, bytes: BytesMut::with_capacity(128), parts: Vec::new() }
+        Encoder {
+            version,
+            bytes: BytesMut::with_capacity(128),
+            parts: Vec::new(),
+        }
     }
 
     fn head(&mut self, error_code: i16, session_id: i32) {
@@ -95,14 +99,16 @@ impl Encoder {
         if self.version >= FLEXIBLE {
             self.unsigned_varint(name.len() + 1);
         } else {
-            self.bytes.put_i16(i16::try_from(name.len()).expect("came in with such a length"));
+            self.bytes
+                .put_i16(i16::try_from(name.len()).expect("came in with such a length"));
         }
         self.bytes.put_slice(name);
     }
 
     fn partition(&mut self, index: i32, answer: PartitionAnswer) {
         self.bytes.put_i32(index);
-        self.bytes.put_i16(answer.error.map_or(0, |error| error.code()));
+        self.bytes
+            .put_i16(answer.error.map_or(0, |error| error.code()));
         self.bytes.put_i64(answer.high_watermark);
         if self.version >= 4 {
             self.bytes.put_i64(answer.high_watermark); // last_stable_offset
@@ -126,7 +132,8 @@ impl Encoder {
         if self.version >= FLEXIBLE {
             self.unsigned_varint(length + 1);
         } else {
-            self.bytes.put_i32(i32::try_from(length).expect("limited by fetch.max.bytes"));
+            self.bytes
+                .put_i32(i32::try_from(length).expect("limited by fetch.max.bytes"));
         }
         if let Some(records) = answer.records {
             self.parts.push(Part::Bytes(self.bytes.split().freeze()));
@@ -139,7 +146,8 @@ impl Encoder {
         if self.version >= FLEXIBLE {
             self.unsigned_varint(count + 1);
         } else {
-            self.bytes.put_i32(i32::try_from(count).expect("limited by the request"));
+            self.bytes
+                .put_i32(i32::try_from(count).expect("limited by the request"));
         }
     }
 
@@ -167,8 +175,8 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use kafka_protocol::messages::{FetchRequest, FetchResponse};
     use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+    use kafka_protocol::messages::{FetchRequest, FetchResponse};
     use kafka_protocol::protocol::{Decodable, StrBytes};
     use ringlog_engine::clock::Instant;
 
@@ -181,7 +189,9 @@ mod tests {
         let topic = FetchTopic::default()
             .with_topic(StrBytes::from_static_str("first").into())
             .with_partitions(vec![partition(0), partition(7)]);
-        FetchRequest::default().with_topics(vec![topic]).with_session_epoch(-1)
+        FetchRequest::default()
+            .with_topics(vec![topic])
+            .with_session_epoch(-1)
     }
 
     #[test]
@@ -189,10 +199,18 @@ mod tests {
         for version in 0..=17 {
             let mut sessions = Sessions::new(0, 1, 10);
             let image = Image::default();
-            let context = sessions.open(request(), version, &image, Instant(0)).unwrap();
+            let context = sessions
+                .open(request(), version, &image, Instant(0))
+                .unwrap();
             let records = Some(Part::Bytes(Bytes::from_static(b"records")));
             let answers = vec![
-                PartitionAnswer { slot: 0, error: None, high_watermark: 5, log_start_offset: 1, records },
+                PartitionAnswer {
+                    slot: 0,
+                    error: None,
+                    high_watermark: 5,
+                    log_start_offset: 1,
+                    records,
+                },
                 PartitionAnswer {
                     slot: 1,
                     error: Some(ResponseError::OffsetOutOfRange),
@@ -210,11 +228,22 @@ mod tests {
             }
             let mut bytes = bytes.freeze();
             let decoded = FetchResponse::decode(&mut bytes, version).unwrap();
-            assert!(bytes.is_empty(), "version {version}: {} bytes left", bytes.len());
+            assert!(
+                bytes.is_empty(),
+                "version {version}: {} bytes left",
+                bytes.len()
+            );
             let partitions = &decoded.responses[0].partitions;
-            assert_eq!(partitions[0].records.as_deref(), Some(&b"records"[..]), "{version}");
+            assert_eq!(
+                partitions[0].records.as_deref(),
+                Some(&b"records"[..]),
+                "{version}"
+            );
             assert_eq!(partitions[0].high_watermark, 5);
-            assert_eq!((partitions[1].partition_index, partitions[1].error_code), (7, 1));
+            assert_eq!(
+                (partitions[1].partition_index, partitions[1].error_code),
+                (7, 1)
+            );
             assert_eq!(decoded.session_id, if version >= 7 { 3 } else { 0 });
         }
     }

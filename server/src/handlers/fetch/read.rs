@@ -55,12 +55,19 @@ pub struct Found {
 impl Found {
     /// A refusal.
     pub fn failed(error: ResponseError) -> Found {
-        Found { error: Some(error), high_watermark: -1, log_start_offset: -1, slice: None }
+        Found {
+            error: Some(error),
+            high_watermark: -1,
+            log_start_offset: -1,
+            slice: None,
+        }
     }
 
     /// Bytes of records found.
     pub fn bytes(&self) -> u64 {
-        self.slice.as_ref().map_or(0, |slice| u64::from(slice.length))
+        self.slice
+            .as_ref()
+            .map_or(0, |slice| u64::from(slice.length))
     }
 }
 
@@ -76,7 +83,9 @@ pub fn check_leader(
 ) -> Result<Rc<Partition>, ResponseError> {
     let Some(partition) = shard.partition(topic, index) else {
         let image = shard.image();
-        let known = image.topic(topic).is_some_and(|topic| (0..topic.partitions).contains(&index));
+        let known = image
+            .topic(topic)
+            .is_some_and(|topic| (0..topic.partitions).contains(&index));
         return Err(if known {
             ResponseError::NotLeaderOrFollower
         } else {
@@ -124,8 +133,12 @@ async fn read_one(shard: &Shard, read: &Read, budget: u32, at_least_one: bool) -
     let slice = if read.fetch_offset >= limit.offset || (max_bytes == 0 && !at_least_one) {
         None
     } else {
-        match partition.log.read(read.fetch_offset, max_bytes, limit, at_least_one).await {
-            Ok(slice) => Some(slice).filter(|slice| slice.length > 0),
+        match partition
+            .log
+            .read(read.fetch_offset, max_bytes, limit, at_least_one)
+            .await
+        {
+            Ok(slice) => slice.filter(|slice| slice.length > 0),
             Err(LogError::OffsetOutOfRange { .. }) => {
                 return Found::failed(ResponseError::OffsetOutOfRange);
             }
@@ -136,7 +149,12 @@ async fn read_one(shard: &Shard, read: &Read, budget: u32, at_least_one: bool) -
             }
         }
     };
-    Found { error: None, high_watermark: limit.offset, log_start_offset: start, slice }
+    Found {
+        error: None,
+        high_watermark: limit.offset,
+        log_start_offset: start,
+        slice,
+    }
 }
 
 /// Returns when the high watermark of one of the partitions is no longer the one that was seen, or

@@ -47,7 +47,11 @@ pub struct Wanted {
 impl Wanted {
     fn is_same(&self, topic: &str, topic_id: Uuid, index: i32) -> bool {
         self.index == index
-            && if topic_id.is_nil() { *self.topic == *topic } else { self.topic_id == topic_id }
+            && if topic_id.is_nil() {
+                *self.topic == *topic
+            } else {
+                self.topic_id == topic_id
+            }
     }
 }
 
@@ -118,15 +122,26 @@ impl Sessions {
                 self.open.remove(&id);
             }
             let wanted = wanted(&request, version, image);
-            return Ok(Context { wanted, session: None, incremental: false });
+            return Ok(Context {
+                wanted,
+                session: None,
+                incremental: false,
+            });
         }
         if epoch == EPOCH_INITIAL {
             self.open.remove(&id);
             let wanted = wanted(&request, version, image);
             let session = self.begin(now);
-            return Ok(Context { wanted, session, incremental: false });
+            return Ok(Context {
+                wanted,
+                session,
+                incremental: false,
+            });
         }
-        let session = self.open.get_mut(&id).ok_or(ResponseError::FetchSessionIdNotFound)?;
+        let session = self
+            .open
+            .get_mut(&id)
+            .ok_or(ResponseError::FetchSessionIdNotFound)?;
         if session.busy || session.epoch != epoch {
             return Err(ResponseError::InvalidFetchSessionEpoch);
         }
@@ -135,7 +150,11 @@ impl Sessions {
         session.busy = true;
         let mut partitions = std::mem::take(&mut session.partitions);
         update(&mut partitions, request, version, image);
-        Ok(Context { wanted: partitions, session: Some(id), incremental: true })
+        Ok(Context {
+            wanted: partitions,
+            session: Some(id),
+            incremental: true,
+        })
     }
 
     fn begin(&mut self, now: Instant) -> Option<i32> {
@@ -149,7 +168,12 @@ impl Sessions {
         }
         let id = self.next_id;
         self.next_id = self.next_id.checked_add(self.step).unwrap_or(self.step);
-        let session = Session { epoch: 1, partitions: Vec::new(), used: now, busy: true };
+        let session = Session {
+            epoch: 1,
+            partitions: Vec::new(),
+            used: now,
+            busy: true,
+        };
         self.open.insert(id, session);
         Some(id)
     }
@@ -162,8 +186,9 @@ impl Sessions {
         answers: &[PartitionAnswer],
         now: Instant,
     ) -> i32 {
-        let Some((id, session)) =
-            context.session.and_then(|id| Some((id, self.open.get_mut(&id)?)))
+        let Some((id, session)) = context
+            .session
+            .and_then(|id| Some((id, self.open.get_mut(&id)?)))
         else {
             return 0;
         };
@@ -177,10 +202,16 @@ impl Sessions {
         }
         let order = |wanted: bool| {
             let served = &served;
-            context.wanted.iter().enumerate().filter(move |(slot, _)| served[*slot] == wanted)
+            context
+                .wanted
+                .iter()
+                .enumerate()
+                .filter(move |(slot, _)| served[*slot] == wanted)
         };
-        session.partitions =
-            order(false).chain(order(true)).map(|(_, wanted)| wanted.clone()).collect();
+        session.partitions = order(false)
+            .chain(order(true))
+            .map(|(_, wanted)| wanted.clone())
+            .collect();
         session.used = now;
         session.busy = false;
         id
@@ -201,10 +232,18 @@ fn wanted(request: &FetchRequest, version: i16, image: &Image) -> Vec<Wanted> {
         for partition in &topic.partitions {
             all.push(Wanted {
                 topic: name.clone(),
-                topic_id: if version < 13 { Uuid::nil() } else { topic.topic_id },
+                topic_id: if version < 13 {
+                    Uuid::nil()
+                } else {
+                    topic.topic_id
+                },
                 index: partition.partition,
                 fetch_offset: partition.fetch_offset,
-                leader_epoch: if version >= 9 { partition.current_leader_epoch } else { -1 },
+                leader_epoch: if version >= 9 {
+                    partition.current_leader_epoch
+                } else {
+                    -1
+                },
                 max_bytes: u32::try_from(partition.partition_max_bytes).unwrap_or(0),
                 error,
                 told: None,
@@ -217,16 +256,28 @@ fn wanted(request: &FetchRequest, version: i16, image: &Image) -> Vec<Wanted> {
 /// Takes over what an incremental request adds, changes and forgets.
 fn update(partitions: &mut Vec<Wanted>, request: FetchRequest, version: i16, image: &Image) {
     for forgotten in &request.forgotten_topics_data {
-        let id = if version < 13 { Uuid::nil() } else { forgotten.topic_id };
+        let id = if version < 13 {
+            Uuid::nil()
+        } else {
+            forgotten.topic_id
+        };
         partitions.retain(|kept| {
-            !forgotten.partitions.iter().any(|index| kept.is_same(&forgotten.topic, id, *index))
+            !forgotten
+                .partitions
+                .iter()
+                .any(|index| kept.is_same(&forgotten.topic, id, *index))
         });
     }
     for changed in wanted(&request, version, image) {
         let same =
             |kept: &&mut Wanted| kept.is_same(&changed.topic, changed.topic_id, changed.index);
         match partitions.iter_mut().find(same) {
-            Some(kept) => *kept = Wanted { told: kept.told, ..changed },
+            Some(kept) => {
+                *kept = Wanted {
+                    told: kept.told,
+                    ..changed
+                }
+            }
             None => partitions.push(changed),
         }
     }

@@ -1,0 +1,323 @@
+//! The control side of a Kafka client: one request at a time, structures by `kafka-protocol`.
+//!
+//! The hot path does not come here: see `frames`, `produce` and `fetch`. They share `Inbox`.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::{
+    ApiVersionsRequest, CreateTopicsRequest, ListOffsetsRequest, MetadataRequest, RequestHeader,
+    TopicName,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+
+use crate::failure::Failure;
+use crate::frames::{self, CLIENT_ID};
+use crate::transport::{Connection, Transport};
+
+/// No answer is larger: the largest fetch is asked for with 1 MiB and a batch has at most 64.
+const FRAME_BYTES_MAX: usize = 80 << 20;
+const TOPIC_ALREADY_EXISTS: i16 = 36;
+/// What a broker may say while it makes a topic: unknown topic, leader not available, not leader.
+const RETRIABLE: [i16; 3] = [3, 5, 6];
+
+/// Cuts a stream into frames, in place.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    /// With room for `bytes`; it grows for a frame that is larger.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self {
+            buffer: vec![0; bytes],
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// The next whole frame that is there, without its size.
+    pub(crate) fn frame(&mut self) -> Result<Option<Range<usize>>, Failure> {
+        let there = &self.buffer[self.start..self.end];
+        let Some((prefix, rest)) = there.split_first_chunk() else {
+            return Ok(None);
+        };
+        let size = usize::try_from(i32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
+        if size > FRAME_BYTES_MAX {
+            let what = format!("an answer begins with {prefix:02x?}, which is no length");
+            return Err(Failure::Protocol(what));
+        }
+        if rest.len() >= size {
+            let begin = self.start + 4;
+            self.start = begin + size;
+            return Ok(Some(begin..begin + size));
+        }
+        if self.start + 4 + size > self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            if 4 + size > self.buffer.len() {
+                self.buffer.resize(4 + size, 0);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The bytes of a frame: good until the next [`fill`](Self::fill).
+    pub(crate) fn bytes(&self, frame: Range<usize>) -> &[u8] {
+        &self.buffer[frame]
+    }
+
+    /// Reads once; false if the broker closed the connection.
+    pub(crate) async fn fill(&mut self, connection: &impl Connection) -> std::io::Result<bool> {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        } else if self.end == self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        let buffer = std::mem::take(&mut self.buffer);
+        let (result, buffer) = connection.read(buffer, self.end).await;
+        self.buffer = buffer;
+        let read = result?;
+        self.end += read;
+        Ok(read > 0)
+    }
+
+    /// Waits for the next frame; `None` if the broker closed the connection.
+    pub(crate) async fn next(
+        &mut self,
+        connection: &impl Connection,
+    ) -> Result<Option<Range<usize>>, Failure> {
+        loop {
+            if let Some(frame) = self.frame()? {
+                return Ok(Some(frame));
+            }
+            let more = self.fill(connection).await;
+            if !more.map_err(Failure::system("reading from the broker"))? {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// A connection for control requests.
+#[derive(Debug)]
+pub(crate) struct Client<C> {
+    connection: C,
+    inbox: Inbox,
+    correlation_id: i32,
+}
+
+impl<C: Connection> Client<C> {
+    /// Connects and checks that the broker serves the versions of the hot path.
+    pub(crate) async fn connect<T: Transport<Connection = C>>(
+        address: SocketAddr,
+    ) -> Result<Self, Failure> {
+        let connection = T::connect(address).await;
+        let mut client = Self {
+            connection: connection.map_err(Failure::system(format!("connecting to {address}")))?,
+            inbox: Inbox::new(64 << 10),
+            correlation_id: 0,
+        };
+        client.check_versions().await?;
+        Ok(client)
+    }
+
+    async fn check_versions(&mut self) -> Result<(), Failure> {
+        let answer = self.call(&ApiVersionsRequest::default(), 0).await?;
+        accept("ApiVersions", answer.error_code)?;
+        let wanted = [
+            ("Produce", frames::PRODUCE_KEY, frames::PRODUCE_VERSION),
+            ("Fetch", frames::FETCH_KEY, frames::FETCH_VERSION),
+        ];
+        for (name, key, version) in wanted {
+            let served = answer.api_keys.iter().find(|api| api.api_key == key);
+            if !served.is_some_and(|api| (api.min_version..=api.max_version).contains(&version)) {
+                let what = format!("the broker does not serve {name} version {version}");
+                return Err(Failure::Target(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one request and waits for its answer, at most 30 s.
+    pub(crate) async fn call<R>(
+        &mut self,
+        request: &R,
+        version: i16,
+    ) -> Result<R::Response, Failure>
+    where
+        R: Request,
+    {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let answer = tokio::time::timeout(PATIENCE, self.exchange(request, version)).await;
+        answer.unwrap_or(Err(Failure::Stalled {
+            seconds: PATIENCE.as_secs(),
+            in_flight: 1,
+        }))
+    }
+
+    async fn exchange<R: Request>(
+        &mut self,
+        request: &R,
+        version: i16,
+    ) -> Result<R::Response, Failure> {
+        self.correlation_id += 1;
+        let header = RequestHeader::default()
+            .with_request_api_key(R::KEY)
+            .with_request_api_version(version)
+            .with_correlation_id(self.correlation_id)
+            .with_client_id(Some(StrBytes::from_static_str(CLIENT_ID)));
+        let mut frame = BytesMut::zeroed(4);
+        header
+            .encode(&mut frame, R::header_version(version))
+            .and_then(|()| request.encode(&mut frame, version))
+            .map_err(|error| Failure::Protocol(format!("encoding request {}: {error}", R::KEY)))?;
+        frames::seal(&mut frame);
+        let (written, _) = self.connection.write_all(frame.to_vec()).await;
+        written.map_err(Failure::system("writing to the broker"))?;
+
+        let Some(answer) = self.inbox.next(&self.connection).await? else {
+            return Err(Failure::Closed {
+                connection: "control".to_owned(),
+                in_flight: 1,
+            });
+        };
+        let mut answer = Bytes::copy_from_slice(self.inbox.bytes(answer));
+        let damaged =
+            |what: &str| Failure::Protocol(format!("answer to request {}: {what}", R::KEY));
+        let header_version = R::Response::header_version(version);
+        let header = kafka_protocol::messages::ResponseHeader::decode(&mut answer, header_version)
+            .map_err(|error| damaged(&error.to_string()))?;
+        if header.correlation_id != self.correlation_id {
+            return Err(damaged("a foreign correlation id"));
+        }
+        R::Response::decode(&mut answer, version).map_err(|error| damaged(&error.to_string()))
+    }
+
+    /// Makes the topic unless it is there, and waits until all its partitions have a leader.
+    pub(crate) async fn create_topic(
+        &mut self,
+        topic: &str,
+        partitions: usize,
+    ) -> Result<(), Failure> {
+        let count = i32::try_from(partitions).expect("checked against its limit");
+        let creatable = CreatableTopic::default()
+            .with_name(topic_name(topic))
+            .with_num_partitions(count)
+            .with_replication_factor(1);
+        let request = CreateTopicsRequest::default()
+            .with_topics(vec![creatable])
+            .with_timeout_ms(20_000);
+        let answer = self.call(&request, 2).await?;
+        for made in answer.topics {
+            if made.error_code != TOPIC_ALREADY_EXISTS {
+                accept(&format!("CreateTopics {topic}"), made.error_code)?;
+            }
+        }
+        for _ in 0..2000 {
+            if self.led_partitions(topic).await? >= partitions {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await; // the poll's pause, at most 10 s
+        }
+        let what = format!("topic {topic} has no {partitions} partitions with a leader after 10 s");
+        Err(Failure::Target(what))
+    }
+
+    async fn led_partitions(&mut self, topic: &str) -> Result<usize, Failure> {
+        let wanted = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+        let request = MetadataRequest::default().with_topics(Some(vec![wanted]));
+        let answer = self.call(&request, 4).await?;
+        let Some(found) = answer.topics.first() else {
+            return Ok(0);
+        };
+        if !RETRIABLE.contains(&found.error_code) {
+            accept(&format!("Metadata {topic}"), found.error_code)?;
+        }
+        let led = |partition: &&kafka_protocol::messages::metadata_response::MetadataResponsePartition| {
+            partition.error_code == 0 && partition.leader_id.0 >= 0
+        };
+        Ok(found.partitions.iter().filter(led).count())
+    }
+
+    /// Where the log of each partition ends. A broker may still be taking up the leadership that its
+    /// Metadata answer told already: that is waited for.
+    pub(crate) async fn log_end_offsets(
+        &mut self,
+        topic: &str,
+        partitions: usize,
+    ) -> Result<Vec<i64>, Failure> {
+        let mut attempts_left = 1000;
+        loop {
+            match self.list_offsets(topic, partitions).await {
+                Err(Failure::Answer { code, .. }) if is_retriable(code) && attempts_left > 0 => {
+                    attempts_left -= 1;
+                    tokio::time::sleep(Duration::from_millis(10)).await; // the poll's pause, at most 10 s
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn list_offsets(&mut self, topic: &str, partitions: usize) -> Result<Vec<i64>, Failure> {
+        const LATEST: i64 = -1;
+        let count = i32::try_from(partitions).expect("checked against its limit");
+        let wanted = |index| {
+            ListOffsetsPartition::default()
+                .with_partition_index(index)
+                .with_timestamp(LATEST)
+        };
+        let listed = ListOffsetsTopic::default()
+            .with_name(topic_name(topic))
+            .with_partitions((0..count).map(wanted).collect());
+        let request = ListOffsetsRequest::default()
+            .with_replica_id((-1).into())
+            .with_topics(vec![listed]);
+        let answer = self.call(&request, 2).await?;
+        let mut offsets = vec![0; partitions];
+        let found = answer.topics.into_iter().flat_map(|topic| topic.partitions);
+        for partition in found {
+            accept(&format!("ListOffsets {topic}"), partition.error_code)?;
+            let index = usize::try_from(partition.partition_index).unwrap_or(usize::MAX);
+            if let Some(offset) = offsets.get_mut(index) {
+                *offset = partition.offset;
+            }
+        }
+        Ok(offsets)
+    }
+}
+
+/// Whether the request may be sent again.
+pub(crate) fn is_retriable(code: i16) -> bool {
+    RETRIABLE.contains(&code)
+}
+
+/// Makes Kafka's error code an error.
+pub(crate) fn accept(what: &str, code: i16) -> Result<(), Failure> {
+    match code {
+        0 => Ok(()),
+        code => Err(Failure::Answer {
+            what: what.to_owned(),
+            code,
+        }),
+    }
+}
+
+fn topic_name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

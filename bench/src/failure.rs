@@ -1,0 +1,63 @@
+//! Why a run is no result: one enum, told once by `main`, always with a non-zero exit code.
+
+use crate::verify::Violation;
+
+/// What ended a run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The broker closed a connection: mostly because it died.
+    #[error("the broker closed the connection {connection} with {in_flight} requests in flight")]
+    Closed {
+        /// The number of the connection; the control connection is "control".
+        connection: String,
+        /// Requests that it owes an answer.
+        in_flight: usize,
+    },
+    /// The broker answered with an error code.
+    #[error("{what}: the broker answered with Kafka error code {code}")]
+    Answer {
+        /// The request.
+        what: String,
+        /// Kafka's `Errors.java`.
+        code: i16,
+    },
+    /// Bytes that are not Kafka's.
+    #[error("{0}: is this a Kafka broker?")]
+    Protocol(String),
+    /// The broker no longer answers.
+    #[error("no answer from the broker for {seconds} s, {in_flight} requests in flight")]
+    Stalled {
+        /// How long it was waited.
+        seconds: u64,
+        /// Requests that it owes an answer.
+        in_flight: usize,
+    },
+    /// Messages were lost, doubled, reordered or changed.
+    #[error("verification failed: {0}")]
+    Violation(#[from] Violation),
+    /// The broker under test could not be started or stopped.
+    #[error("{0}")]
+    Target(String),
+    /// SIGINT or SIGTERM.
+    #[error("interrupted: no result")]
+    Interrupted,
+    /// Flags that cannot be meant.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl Failure {
+    /// An adapter for `map_err`.
+    pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::System { what, source }
+    }
+}

@@ -1,0 +1,77 @@
+//! From the start of the process to the first acknowledged produce, and the idle memory after it.
+
+use std::time::{Duration, Instant};
+
+use crate::client::Inbox;
+use crate::client::{Client, accept, is_retriable};
+use crate::failure::Failure;
+use crate::frames::{parse_produce, produce_frame};
+use crate::resources::resident_bytes;
+use crate::target::{Target, pause};
+use crate::transport::{Connection, Transport};
+use crate::workload::{Workload, build_pools};
+
+/// Until a broker that was started answers.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The idle second after the first produce.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// One start.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub(crate) struct Start {
+    /// From the spawn to the acknowledgement of one record, acks=all, in a topic made for it.
+    pub(crate) first_produce_ms: f64,
+    /// One second later.
+    pub(crate) idle_resident_mib: f64,
+}
+
+/// Waits for the first acknowledged produce of a broker that was just spawned.
+pub(crate) async fn measure<T: Transport>(target: &Target) -> Result<Start, Failure> {
+    loop {
+        match first_produce::<T>(target).await {
+            Ok(()) => break,
+            Err(error) if target.spawned.elapsed() > PATIENCE => return Err(error),
+            // It does not listen yet, or its first topic has no leader yet.
+            Err(Failure::System { .. } | Failure::Closed { .. }) => {}
+            Err(Failure::Answer { code, .. }) if is_retriable(code) => {}
+            Err(error) => return Err(error),
+        }
+        pause().await;
+    }
+    let first_produce_ms = Instant::now()
+        .saturating_duration_since(target.spawned)
+        .as_secs_f64()
+        * 1e3;
+    tokio::time::sleep(IDLE).await;
+    let pid = target
+        .pid
+        .ok_or_else(|| Failure::Usage("--pid is needed".to_owned()))?;
+    Ok(Start {
+        first_produce_ms,
+        idle_resident_mib: resident_bytes(pid)? as f64 / f64::from(1 << 20),
+    })
+}
+
+async fn first_produce<T: Transport>(target: &Target) -> Result<(), Failure> {
+    const TOPIC: &str = "startup";
+    let mut client = Client::connect::<T>(target.address).await?;
+    client.create_topic(TOPIC, 1).await?;
+    let workload = Workload {
+        record_bytes: 100,
+        ..Workload::default()
+    };
+    let pools = build_pools(&workload, 1)?;
+    let frame = produce_frame(TOPIC, 0, -1, &pools[0][0]);
+    let connection = T::connect(target.address).await;
+    let connection = connection.map_err(Failure::system("connecting"))?;
+    let (written, _) = connection.write_all(frame).await;
+    written.map_err(Failure::system("writing to the broker"))?;
+    let mut inbox = Inbox::new(4096);
+    let Some(answer) = inbox.next(&connection).await? else {
+        return Err(Failure::Closed {
+            connection: "startup".to_owned(),
+            in_flight: 1,
+        });
+    };
+    accept("Produce", parse_produce(inbox.bytes(answer))?.error_code)
+}

@@ -1,0 +1,551 @@
+//! Opening a partition's directory: which bytes can be believed.
+//!
+//! After a clean stop the indexes are, and only the batches after the last index entry are looked at.
+//! Else every segment from the recovery point on is read whole, each batch's CRC checked, and the log
+//! is cut at the first bad one; indexes are built anew. Compactions that were under way are finished
+//! or taken back (Kafka: LogLoader.java). What lies below the recovery point was promised to be on
+//! stable storage: if it is damaged the log is not opened, unless the caller accepts the loss.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::directory::{
+    PendingSuffix, SegmentFileKind, SegmentFileName, read_partition_metadata, remove_file_if_there,
+    segment_path,
+};
+use super::error::{IoContext, LogError};
+use super::read::read_indexes;
+use super::scan::{Scan, ScanError, ScanRequest, Scanner, Visitor, scan_segment};
+use super::segment::Segment;
+use super::{Log, LogConfig, SegmentFiles, State, create_segment_file};
+use crate::io::{File, Io, OpenMode};
+
+/// Bytes of one read of the recovery.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes of one read when only the tail is looked at.
+const TAIL_CHUNK_BYTES: usize = 64 * 1024;
+
+/// What is known about a directory before it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Whether `.kafka_cleanshutdown` was there.
+    pub clean: bool,
+    /// From `recovery-point-offset-checkpoint`, else 0.
+    pub recovery_point: i64,
+    /// From `log-start-offset-checkpoint`, if it has the partition.
+    pub log_start_offset: Option<i64>,
+    /// Whether to go on if data below the recovery point is damaged or missing.
+    pub accept_loss: bool,
+}
+
+/// What opening a log has found and done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Segments that were read whole.
+    pub scanned_segments: u64,
+    /// Bytes that were read whole.
+    pub scanned_bytes: u64,
+    /// Batches in them.
+    pub scanned_batches: u64,
+    /// Zeros of preallocated segments that were cut.
+    pub zero_bytes: u64,
+    /// What was cut because it was bad.
+    pub truncated: Option<Truncated>,
+    /// Files that were removed or renamed: left-overs of deletions and compactions, later segments.
+    pub changed_files: Vec<String>,
+}
+
+/// Where and why a log was cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Truncated {
+    /// The segment's .log file.
+    pub file: PathBuf,
+    /// Where the bad bytes began.
+    pub position: u64,
+    /// The log end offset after the cut.
+    pub offset: i64,
+    /// Bytes cut from this file; later segments are among the changed files.
+    pub bytes: u64,
+    /// What was bad.
+    pub reason: String,
+}
+
+// ---- the directory -----------------------------------------------------------------------------
+
+/// The state of an opening.
+struct Opener<'a> {
+    files: &'a SegmentFiles,
+    number: u64,
+    directory: &'a Path,
+    config: &'a LogConfig,
+    opening: Opening,
+    recovery: Recovery,
+    segments: Vec<Segment>,
+    log_end_offset: i64,
+}
+
+impl Log {
+    /// Opens the directory of a partition. `on_batch` sees every batch of the segments that are read
+    /// whole, with its bytes: the partition rebuilds its producer state from them.
+    ///
+    /// # Errors
+    /// What the I/O answered, or what in the directory is no log or damaged beyond what a crash
+    /// explains; nothing was cut then.
+    pub async fn open(
+        files: &SegmentFiles,
+        directory: &Path,
+        config: LogConfig,
+        opening: Opening,
+        on_batch: &mut dyn FnMut(&crate::record::BatchHeader, &[u8]),
+    ) -> Result<(Log, Recovery), LogError> {
+        let topic_id = read_partition_metadata(files.io(), directory).await?;
+        let mut opener = Opener {
+            files,
+            number: files.number(),
+            directory,
+            config: &config,
+            opening,
+            recovery: Recovery::default(),
+            segments: Vec::new(),
+            log_end_offset: 0,
+        };
+        let bases = opener.tidy().await?;
+        let opened = opener.load(&bases, on_batch).await;
+        if opened.is_err() {
+            files.forget_log(opener.number);
+        }
+        opened?;
+        let first = opener.segments[0].base_offset;
+        let state = State {
+            directory: directory.to_owned(),
+            log_start_offset: opening.log_start_offset.unwrap_or(first).max(first),
+            log_end_offset: opener.log_end_offset,
+            recovery_point: if opening.clean {
+                opener.log_end_offset
+            } else {
+                opening.recovery_point.min(opener.log_end_offset)
+            },
+            segments: std::mem::take(&mut opener.segments),
+            poison: None,
+            tail: std::collections::VecDeque::new(),
+        };
+        let (number, recovery) = (opener.number, std::mem::take(&mut opener.recovery));
+        let log = Log::assemble(files, number, config, topic_id, state);
+        Ok((log, recovery))
+    }
+}
+
+impl Opener<'_> {
+    fn io(&self) -> &Io {
+        self.files.io()
+    }
+
+    fn path(&self, base_offset: i64) -> PathBuf {
+        segment_path(self.directory, base_offset, SegmentFileKind::Log)
+    }
+
+    async fn list(&self) -> Result<Vec<(String, SegmentFileName)>, LogError> {
+        let entries = self.io().list_directory(self.directory).await;
+        let mut files = Vec::new();
+        for entry in entries.at("list", self.directory)? {
+            match SegmentFileName::parse(&entry.name) {
+                Some(name) if !entry.is_directory => files.push((entry.name, name)),
+                _ if entry.name.ends_with(SegmentFileKind::Log.suffix()) => {
+                    return Err(LogError::Foreign {
+                        path: self.directory.join(&entry.name),
+                        reason: "not a segment file: its name is not 20 digits and .log".to_owned(),
+                        remedy: "move it out of the partition's directory",
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(files)
+    }
+
+    /// Ends deletions and compactions that were under way; returns the base offsets that stay.
+    async fn tidy(&mut self) -> Result<Vec<i64>, LogError> {
+        let files = self.list().await?;
+        let cleaned = |name: &SegmentFileName| name.pending == Some(PendingSuffix::Cleaned);
+        let offsets = files.iter().filter(|(_, name)| cleaned(name));
+        let min_cleaned = offsets.map(|(_, name)| name.offset).min();
+        let mut swaps = Vec::new();
+        for (file, name) in &files {
+            match name.pending {
+                None => {}
+                // A .swap at or above a .cleaned belongs to a split that was not finished (KAFKA-6264).
+                Some(PendingSuffix::Swap) if min_cleaned.is_none_or(|min| name.offset < min) => {
+                    swaps.push((file.clone(), *name));
+                }
+                Some(_) => self.remove(file).await?,
+            }
+        }
+        self.finish_swaps(&files, &swaps).await?;
+        let files = self.list().await?;
+        let is_log =
+            |name: &SegmentFileName| name.kind == SegmentFileKind::Log && name.pending.is_none();
+        let logs = files.iter().filter(|(_, name)| is_log(name));
+        let bases: Vec<i64> = logs.map(|(_, name)| name.offset).collect();
+        for (file, name) in &files {
+            let is_index = matches!(
+                name.kind,
+                SegmentFileKind::Index
+                    | SegmentFileKind::TimeIndex
+                    | SegmentFileKind::TransactionIndex
+            );
+            if is_index && name.pending.is_none() && bases.binary_search(&name.offset).is_err() {
+                self.remove(file).await?;
+            }
+        }
+        if !self.recovery.changed_files.is_empty() {
+            let synced = self.io().sync_directory(self.directory).await;
+            synced.at("sync", self.directory)?;
+        }
+        Ok(bases)
+    }
+
+    /// Removes the segments that the .swap files replace, then renames these.
+    async fn finish_swaps(
+        &mut self,
+        files: &[(String, SegmentFileName)],
+        swaps: &[(String, SegmentFileName)],
+    ) -> Result<(), LogError> {
+        let mut replaced: Option<(i64, i64)> = None;
+        for (file, name) in swaps {
+            if name.kind != SegmentFileKind::Log {
+                continue;
+            }
+            let end = self.end_of_swap(file, name.offset).await?;
+            let (start, previous) = replaced.unwrap_or((name.offset, end));
+            replaced = Some((start.min(name.offset), previous.max(end)));
+        }
+        if let Some((start, end)) = replaced {
+            for (file, name) in files {
+                if name.pending.is_none() && (start..end).contains(&name.offset) {
+                    self.remove(file).await?;
+                }
+            }
+        }
+        for (file, _) in swaps {
+            let path = self.directory.join(file);
+            let plain = file.trim_end_matches(PendingSuffix::Swap.suffix());
+            let renamed = self.io().rename(&path, &self.directory.join(plain)).await;
+            renamed.at("rename", &path)?;
+            self.recovery.changed_files.push(file.clone());
+        }
+        Ok(())
+    }
+
+    /// The offset after the last batch of a .swap file.
+    async fn end_of_swap(&self, file: &str, base_offset: i64) -> Result<i64, LogError> {
+        let path = self.directory.join(file);
+        let opened = self.io().open(&path, OpenMode::Read).await;
+        let opened = opened.at("open", &path)?;
+        let end = self.io().length(&opened).await.at("stat", &path)?;
+        let mut scanner = Scanner::new(self.io(), &opened, end, TAIL_CHUNK_BYTES);
+        let request = self.request(base_offset, false);
+        let scan = scan_segment(&mut scanner, &request, &mut |_, _| {}).await;
+        let scan = scan.at("read", &path)?;
+        match scan.bad {
+            None => Ok(scan.next_offset),
+            Some(reason) => Err(LogError::Corrupt {
+                path,
+                position: scan.segment.size.into(),
+                reason,
+                remedy: "remove the .swap files: the segments that they replace are still there",
+            }),
+        }
+    }
+
+    async fn remove(&mut self, file: &str) -> Result<(), LogError> {
+        remove_file_if_there(self.io(), &self.directory.join(file)).await?;
+        self.recovery.changed_files.push(file.to_owned());
+        Ok(())
+    }
+
+    fn request(&self, base_offset: i64, check_crc: bool) -> ScanRequest {
+        ScanRequest {
+            base_offset,
+            index_interval_bytes: self.config.index_interval_bytes,
+            check_crc,
+        }
+    }
+
+    // ---- segments ----------------------------------------------------------------------------
+
+    async fn load(&mut self, bases: &[i64], visitor: &mut Visitor<'_>) -> Result<(), LogError> {
+        let recovery_point = self.opening.recovery_point;
+        // The segment that holds the recovery point, and all after it.
+        let below = bases.partition_point(|base| *base <= recovery_point);
+        let first_scanned = if self.opening.clean {
+            bases.len().saturating_sub(1)
+        } else {
+            below.saturating_sub(1)
+        };
+        for (i, base_offset) in bases.iter().enumerate() {
+            let (file, size) = self.open_file(*base_offset).await?;
+            if i < first_scanned {
+                self.segments.push(Segment::old(*base_offset, size));
+                continue;
+            }
+            if self.opening.clean && self.load_clean_tail(*base_offset, &file, size).await? {
+                continue;
+            }
+            let next = bases.get(i + 1).copied();
+            if !self
+                .recover(*base_offset, &file, size, next, visitor)
+                .await?
+            {
+                self.remove_later(&bases[i + 1..]).await?;
+                break;
+            }
+        }
+        if self.log_end_offset < recovery_point && !self.opening.accept_loss {
+            return Err(LogError::Corrupt {
+                path: self.directory.to_owned(),
+                position: 0,
+                reason: format!(
+                    "the log ends at offset {}, but was on stable storage up to {recovery_point}",
+                    self.log_end_offset
+                ),
+                remedy: LOSS_REMEDY,
+            });
+        }
+        let log_start_offset = self.opening.log_start_offset.unwrap_or(0);
+        if self.segments.is_empty() || log_start_offset > self.log_end_offset {
+            // All that is left was deleted by DeleteRecords before (Kafka: LogLoader,
+            // deleteSegmentsIfLogStartGreaterThanLogEnd).
+            self.segments.clear();
+            self.remove_later(bases).await?;
+            let key = (self.number, log_start_offset);
+            create_segment_file(self.files, key, self.directory, self.config).await?;
+            self.segments.push(Segment::empty(log_start_offset));
+            self.log_end_offset = log_start_offset;
+        }
+        Ok(())
+    }
+
+    async fn open_file(&self, base_offset: i64) -> Result<(File, u32), LogError> {
+        let path = self.path(base_offset);
+        let key = (self.number, base_offset);
+        let file = self.files.open(key, &path, OpenMode::Write).await?;
+        let length = self.io().length(&file).await.at("stat", &path)?;
+        match i32::try_from(length) {
+            Ok(size) => Ok((file, size.unsigned_abs())),
+            Err(_) => Err(LogError::Corrupt {
+                path,
+                position: i32::MAX.unsigned_abs().into(),
+                reason: format!("{length} bytes, a segment has less than 2 GiB"),
+                remedy: "move the file away if it is no segment, or restore it",
+            }),
+        }
+    }
+
+    /// After a clean stop: believes the indexes and looks at the batches after their last entry.
+    /// `false` if anything does not fit.
+    async fn load_clean_tail(
+        &mut self,
+        base_offset: i64,
+        file: &File,
+        size: u32,
+    ) -> Result<bool, LogError> {
+        let indexes = read_indexes(self.io(), self.directory, base_offset, size).await?;
+        let Some(indexes) = indexes else {
+            return Ok(false);
+        };
+        let mut scanner = Scanner::new(self.io(), file, size.into(), TAIL_CHUNK_BYTES);
+        let mut position = indexes.last_position();
+        let mut next_offset = base_offset;
+        let mut largest = indexes.last_time();
+        while position < size {
+            let header = match scanner.header(position.into()).await {
+                Ok(header) if header.base_offset >= next_offset => header,
+                Ok(_) | Err(ScanError::Batch(_)) => return Ok(false),
+                Err(ScanError::Io(error)) => {
+                    return Err(LogError::io("read", &self.path(base_offset), error));
+                }
+            };
+            if header.max_timestamp > largest.timestamp {
+                largest.timestamp = header.max_timestamp;
+                largest.offset = header.last_offset();
+            }
+            next_offset = header.next_offset();
+            position += u32::try_from(header.size_in_bytes()).unwrap_or(u32::MAX);
+        }
+        let is_beyond = indexes
+            .last_offset()
+            .is_some_and(|last| last >= next_offset);
+        let fits = next_offset - base_offset <= 1 + i64::from(i32::MAX);
+        if is_beyond || !fits {
+            return Ok(false);
+        }
+        self.segments.push(Segment {
+            bytes_since_index: size - indexes.last_position(),
+            indexes: Some(indexes),
+            largest: Some(largest),
+            ..Segment::old(base_offset, size)
+        });
+        self.log_end_offset = next_offset;
+        Ok(true)
+    }
+
+    /// Reads a segment whole and cuts it at the first bad batch. `false` if later segments must go.
+    async fn recover(
+        &mut self,
+        base_offset: i64,
+        file: &File,
+        size: u32,
+        next: Option<i64>,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<bool, LogError> {
+        let path = self.path(base_offset);
+        if self.log_end_offset > base_offset {
+            return Err(LogError::Corrupt {
+                path,
+                position: 0,
+                reason: format!("the segment before ends at offset {}", self.log_end_offset),
+                remedy: "move the segment that does not belong here out of the directory",
+            });
+        }
+        let mut scanner = Scanner::new(self.io(), file, size.into(), CHUNK_BYTES);
+        let request = self.request(base_offset, true);
+        let scan = scan_segment(&mut scanner, &request, visitor).await;
+        let mut scan = scan.at("read", &path)?;
+        let good = scan.segment.size;
+        self.recovery.scanned_segments += 1;
+        self.recovery.scanned_bytes += u64::from(good);
+        self.recovery.scanned_batches += scan.batches;
+        // Without compaction nothing may be missing between what was not yet synced.
+        let is_gap = |next: &i64| {
+            !self.config.is_compacted
+                && *next > scan.next_offset
+                && *next > self.opening.recovery_point
+        };
+        let gap = next.filter(is_gap);
+        if let Some(reason) = &scan.bad {
+            let is_zero = scanner.is_zero(good.into()).await.at("read", &path)?;
+            self.check_loss(&scan, reason)?;
+            if is_zero {
+                self.recovery.zero_bytes += u64::from(size - good);
+                scan.bad = None;
+            } else {
+                self.check_plausible(&mut scanner, &scan, reason).await?;
+            }
+        }
+        if let Some(next) = gap.filter(|_| scan.bad.is_none()) {
+            let reason = format!("its end is missing: the next segment begins at offset {next}");
+            self.check_loss(&scan, &reason)?;
+            scan.bad = Some(reason);
+        }
+        if good < size {
+            let truncated = self.io().truncate(file, good.into()).await;
+            truncated.at("truncate", &path)?;
+            self.io().sync_data(file).await.at("sync", &path)?;
+        }
+        self.log_end_offset = scan.next_offset;
+        let is_whole = scan.bad.is_none();
+        if let Some(reason) = scan.bad {
+            self.recovery.truncated = Some(Truncated {
+                file: path,
+                position: good.into(),
+                offset: scan.next_offset,
+                bytes: u64::from(size - good),
+                reason,
+            });
+        } else if next.is_some() {
+            scan.segment.finish_indexes();
+        }
+        self.segments.push(scan.segment);
+        Ok(is_whole)
+    }
+
+    /// Refuses to cut what was on stable storage.
+    fn check_loss(&self, scan: &Scan, reason: &str) -> Result<(), LogError> {
+        let recovery_point = self.opening.recovery_point;
+        if self.opening.accept_loss || scan.next_offset >= recovery_point {
+            return Ok(());
+        }
+        Err(LogError::Corrupt {
+            path: self.path(scan.segment.base_offset),
+            position: scan.segment.size.into(),
+            reason: format!(
+                "{reason}; offset {} was on stable storage, as everything below {recovery_point}",
+                scan.next_offset
+            ),
+            remedy: LOSS_REMEDY,
+        })
+    }
+
+    /// Refuses to cut a file that never was this segment.
+    async fn check_plausible(
+        &self,
+        scanner: &mut Scanner,
+        scan: &Scan,
+        reason: &str,
+    ) -> Result<(), LogError> {
+        if scan.segment.size > 0 || self.opening.accept_loss {
+            return Ok(());
+        }
+        let base_offset = scan.segment.base_offset;
+        let path = self.path(base_offset);
+        let first = scanner.bytes(0, PLAUSIBLE_BYTES).await.at("read", &path)?;
+        if may_begin_segment(first, base_offset) {
+            return Ok(());
+        }
+        Err(LogError::Foreign {
+            path,
+            reason: format!("its first bytes are no batch: {reason}"),
+            remedy: "move the file away if it is no segment, or restore it",
+        })
+    }
+
+    /// Removes segments after a cut, from the end, so that a crash in between leaves no gap.
+    async fn remove_later(&mut self, bases: &[i64]) -> Result<(), LogError> {
+        for base_offset in bases.iter().rev() {
+            self.files.forget((self.number, *base_offset));
+            for kind in SegmentFileKind::ALL {
+                // The snapshot at the first base is the producer state at the cut.
+                if kind == SegmentFileKind::Snapshot && base_offset == &bases[0] {
+                    continue;
+                }
+                let path = segment_path(self.directory, *base_offset, kind);
+                match self.io().remove_file(&path).await {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    other => {
+                        other.at("remove", &path)?;
+                        let name = path.file_name().unwrap_or_default();
+                        let name = name.to_string_lossy().into_owned();
+                        self.recovery.changed_files.push(name);
+                    }
+                }
+            }
+        }
+        let synced = self.io().sync_directory(self.directory).await;
+        synced.at("sync", self.directory)
+    }
+}
+
+const LOSS_REMEDY: &str =
+    "restore the partition from a replica or backup, or accept the loss of what follows";
+
+/// Bytes up to the magic.
+const PLAUSIBLE_BYTES: usize = 17;
+
+/// Whether a torn or lost write could have left these first bytes of a segment: zeros (a page that
+/// was not written), or the start of a batch with the segment's offset.
+fn may_begin_segment(bytes: &[u8], base_offset: i64) -> bool {
+    let head = &bytes[..bytes.len().min(PLAUSIBLE_BYTES)];
+    if head.iter().all(|byte| *byte == 0) {
+        return true;
+    }
+    let Some((offset, rest)) = head.split_first_chunk::<8>() else {
+        return base_offset.to_be_bytes().starts_with(head);
+    };
+    let relative = i64::from_be_bytes(*offset).checked_sub(base_offset);
+    let is_offset = relative.is_some_and(|relative| (0..=i64::from(i32::MAX)).contains(&relative));
+    let is_length = rest
+        .first_chunk::<4>()
+        .is_none_or(|l| i32::from_be_bytes(*l) >= 0);
+    let is_magic = rest.get(8).is_none_or(|magic| *magic <= 2);
+    is_offset && is_length && is_magic
+}

@@ -1,0 +1,239 @@
+//! The life of one shard: opened, serving, stopped. The same on the real drivers and in the
+//! simulator.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringlog_engine::io::{Io, Listener};
+use ringlog_engine::journal::{self, Journal, JournalOptions};
+
+use crate::boot::{self, FoundPartition, open_partitions};
+use crate::broker::Broker;
+use crate::config::Durability;
+use crate::group::driver;
+use crate::metadata::state::Image;
+use crate::metadata::store::{self, Store};
+use crate::net::{connection, listener};
+use crate::partition::Partition;
+use crate::shard::{self, Mailbox, Shard};
+
+/// How often recovery points are written and producers expire (Kafka's
+/// `log.flush.offset.checkpoint.interval.ms`).
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How often `flush.ms` is looked at, where a topic sets it.
+const FLUSH_CHECK: Duration = Duration::from_secs(1);
+
+/// What a shard begins with.
+pub struct Beginning {
+    /// Number of the shard.
+    pub id: usize,
+    /// The broker.
+    pub broker: Arc<Broker>,
+    /// Its ends of the mailboxes.
+    pub mailbox: Mailbox,
+    /// The topics found.
+    pub image: Arc<Image>,
+    /// The partitions found, of all shards.
+    pub partitions: Arc<BTreeMap<(String, i32), FoundPartition>>,
+    /// Seed of ids.
+    pub seed: u64,
+}
+
+/// How far each log is durable: topic, partition, recovery point, log start offset.
+pub type Ends = Vec<((String, i32), i64, i64)>;
+
+/// Opens a shard: its journal, its partitions. It answers its mailbox meanwhile.
+///
+/// # Errors
+/// What cannot be opened, where, and what to do.
+pub async fn open(
+    io: &Io,
+    beginning: Beginning,
+    store: Option<Store>,
+) -> Result<Rc<Shard>, String> {
+    let Beginning {
+        id,
+        broker,
+        mailbox,
+        image,
+        partitions,
+        seed,
+    } = beginning;
+    let config = &broker.config;
+    let durability = match config.ringlog.durability {
+        Durability::PageCache => shard::Durability::PageCache,
+        Durability::Durable => {
+            let directory: PathBuf = config.log_dirs[0].clone();
+            let mut options = JournalOptions::new(directory, u32::try_from(id).unwrap_or(0));
+            options.ring_bytes = config.ringlog.journal_bytes;
+            options.file_bytes = config.ringlog.journal_file_bytes;
+            let journal = Journal::open(io, options)
+                .await
+                .map_err(|error| error.to_string())?;
+            shard::Durability::Journal(journal)
+        }
+    };
+    let shard = Shard::start(id, io, &broker, mailbox, durability, seed);
+    shard.publish(image);
+    if let Some(store) = store {
+        shard.set_store(store);
+    }
+    open_partitions(&shard, &partitions).await?;
+    Ok(shard)
+}
+
+/// Begins to serve on the listeners, and starts the shard's own tasks.
+pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
+    for (index, accepting) in listeners.into_iter().enumerate() {
+        shard
+            .io
+            .spawn(listener::run(shard.clone(), accepting, index));
+    }
+    shard.io.spawn(connection::close_idle(shard.clone()));
+    shard.io.spawn(driver::keep_time(shard.clone()));
+    shard.io.spawn(housekeeping(shard.clone()));
+    shard.io.spawn(flush_by_time(shard.clone()));
+    if let Some(journal) = shard.journal() {
+        let (journal, shard) = (journal.clone(), shard.clone());
+        let io = shard.io.clone();
+        io.spawn(async move {
+            let flushed = shard.clone();
+            let run = journal::run_checkpoints(journal, async || checkpoint(&flushed).await);
+            if let Err(error) = run.await {
+                log::error!("Shard {}: {error}", shard.id);
+            }
+        });
+    }
+}
+
+/// Syncs all logs of the shard, so that the journal behind them can be reused.
+async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
+    for partition in shard.partitions() {
+        if !partition.log.is_dirty() {
+            continue;
+        }
+        if let Err(error) = partition.log.flush().await {
+            // A deleted partition's log refuses; nobody misses it.
+            if shard
+                .partition(&partition.topic().name, partition.index)
+                .is_some()
+            {
+                return Err(std::io::Error::other(error.to_string()));
+            }
+        }
+    }
+    store::record_recovery_points(shard, recovery_points(shard)).await;
+    Ok(())
+}
+
+fn recovery_points(shard: &Shard) -> Vec<((String, i32), i64)> {
+    let point = |partition: &Rc<Partition>| {
+        let key = (partition.topic().name.clone(), partition.index);
+        (key, partition.log.recovery_point())
+    };
+    shard.partitions().iter().map(point).collect()
+}
+
+async fn housekeeping(shard: Rc<Shard>) {
+    let mut segments: BTreeMap<(String, i32), usize> = BTreeMap::new();
+    while !shard.is_stopping() {
+        shard.io.sleep(HOUSEKEEPING).await;
+        let expiration_ms = shard.broker.config.producer_id_expiration_ms;
+        let mut any = false;
+        for partition in shard.partitions() {
+            partition
+                .producers()
+                .borrow_mut()
+                .expire(shard.io.wall_ms(), expiration_ms);
+            let key = (partition.topic().name.clone(), partition.index);
+            let count = partition.log.segments().len();
+            let before = segments.insert(key, count).unwrap_or(count);
+            // As Kafka does in page-cache mode: what was rolled is synced.
+            if shard.journal().is_none() && count != before && partition.log.is_dirty() {
+                flush(&partition).await;
+                any = true;
+            }
+        }
+        if any {
+            store::record_recovery_points(&shard, recovery_points(&shard)).await;
+        }
+    }
+}
+
+async fn flush(partition: &Partition) {
+    if let Err(error) = partition.log.flush().await {
+        log::error!(
+            "Syncing {}-{}: {error}",
+            partition.topic().name,
+            partition.index
+        );
+    }
+}
+
+/// `flush.ms` of page-cache mode; in durable mode everything is durable sooner.
+async fn flush_by_time(shard: Rc<Shard>) {
+    if shard.journal().is_some() {
+        return;
+    }
+    let mut dirty_since: BTreeMap<(String, i32), i64> = BTreeMap::new();
+    while !shard.is_stopping() {
+        let partitions = shard.partitions();
+        let timed: Vec<_> = partitions
+            .into_iter()
+            .filter(|partition| partition.topic().config.flush_ms < i64::MAX)
+            .collect();
+        let pause = if timed.is_empty() {
+            HOUSEKEEPING
+        } else {
+            FLUSH_CHECK
+        };
+        shard.io.sleep(pause).await;
+        for partition in timed {
+            let key = (partition.topic().name.clone(), partition.index);
+            if !partition.log.is_dirty() {
+                dirty_since.remove(&key);
+                continue;
+            }
+            let now_ms = shard.io.wall_ms();
+            let since = *dirty_since.entry(key.clone()).or_insert(now_ms);
+            if now_ms - since >= partition.topic().config.flush_ms {
+                flush(&partition).await;
+                dirty_since.remove(&key);
+            }
+        }
+    }
+}
+
+/// Ends the shard cleanly: connections closed, logs synced and closed, the journal empty.
+///
+/// # Errors
+/// What could not be made durable; the next start recovers it then.
+pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
+    shard.begin_stop();
+    let mut ends = Ends::new();
+    let mut first_error = None;
+    for partition in shard.partitions() {
+        let key = (partition.topic().name.clone(), partition.index);
+        let log = &partition.log;
+        match log.close().await {
+            Ok(point) => ends.push((key, point, log.log_start_offset())),
+            Err(error) => {
+                first_error.get_or_insert(error.to_string());
+                continue;
+            }
+        }
+        if let Err(error) = boot::write_snapshot(shard, &partition).await {
+            log::warn!("No producer snapshot: {error}");
+        }
+    }
+    if let Some(error) = first_error {
+        return Err(error);
+    }
+    if let Some(journal) = shard.journal() {
+        journal.close().await.map_err(|error| error.to_string())?;
+    }
+    Ok(ends)
+}
