@@ -121,7 +121,7 @@ fn run_with(
             ConfigCommand::Check { file } => check(&file),
         },
         Some(Command::Native(command)) => {
-            native::run(command, || <Cli as clap::CommandFactory>::command())
+            native::run(command, <Cli as clap::CommandFactory>::command)
         }
     }
 }

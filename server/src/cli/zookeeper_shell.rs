@@ -175,6 +175,32 @@ async fn execute(client: &Client, words: &[String], out: &mut dyn Write) -> Tool
             Some(stat) => print_stat(&stat, out)?,
             None => return Err(told(path, &Error::NoNode)),
         },
+        "set" | "create" | "delete" | "deleteall" | "rmr" => {
+            change(client, command, (&flags, version, &args), out).await?;
+        }
+        "getAcl" => print_acls(client, path, has("-s"), out).await?,
+        "help" => writeln!(out, "{HELP}")?,
+        "quit" => {}
+        _ => {
+            return Err(ToolError::failed(format!(
+                "Command not found: Command not found {command}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The commands that write.
+async fn change(
+    client: &Client,
+    command: &str,
+    (flags, version, args): (&[&str], Option<i32>, &[&str]),
+    out: &mut dyn Write,
+) -> ToolResult {
+    let path = args.first().copied().unwrap_or_default();
+    let has = |flag: &str| flags.contains(&flag);
+    let failed = |error: Error| told(path, &error);
+    match command {
         "set" => {
             let data = args.get(1).copied().unwrap_or_default();
             let old = args.get(2).and_then(|number| number.parse().ok());
@@ -208,24 +234,27 @@ async fn execute(client: &Client, words: &[String], out: &mut dyn Write) -> Tool
             writeln!(out, "Created {path}{suffix}")?;
         }
         "delete" => client.delete(path, version).await.map_err(failed)?,
-        "deleteall" | "rmr" => delete_tree(client, path).await?,
-        "getAcl" => {
-            let (acls, stat) = client.get_acl(path).await.map_err(failed)?;
-            for acl in acls {
-                writeln!(out, "'{},'{}", acl.scheme(), acl.id())?;
-                writeln!(out, ": {}", permission_text(acl.permission()))?;
-            }
-            if has("-s") {
-                print_stat(&stat, out)?;
-            }
-        }
-        "help" => writeln!(out, "{HELP}")?,
-        "quit" => {}
-        _ => {
-            return Err(ToolError::failed(format!(
-                "Command not found: Command not found {command}"
-            )));
-        }
+        _ => delete_tree(client, path).await?,
+    }
+    Ok(())
+}
+
+async fn print_acls(
+    client: &Client,
+    path: &str,
+    with_stat: bool,
+    out: &mut dyn Write,
+) -> ToolResult {
+    let (acls, stat) = client
+        .get_acl(path)
+        .await
+        .map_err(|error| told(path, &error))?;
+    for acl in acls {
+        writeln!(out, "'{},'{}", acl.scheme(), acl.id())?;
+        writeln!(out, ": {}", permission_text(acl.permission()))?;
+    }
+    if with_stat {
+        print_stat(&stat, out)?;
     }
     Ok(())
 }

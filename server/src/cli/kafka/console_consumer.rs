@@ -308,7 +308,7 @@ impl Session {
                 Ok(()) => {}
                 // A broker that restarts: ask again, as the Java client does.
                 Err(ClientError::Connection { .. }) => {
-                    std::thread::sleep(Duration::from_millis(200))
+                    std::thread::sleep(Duration::from_millis(200));
                 }
                 Err(error) => return Err(error.into()),
             }

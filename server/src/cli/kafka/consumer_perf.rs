@@ -80,53 +80,78 @@ const OPTIONS: &[Spec] = &[
     one("topic", "name", "The topic"),
 ];
 
-fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
+/// The command line, checked.
+#[derive(Debug)]
+struct Plan {
+    servers: String,
+    topic: String,
+    wanted: u64,
+    timeout_ms: u64,
+    interval: Option<Duration>,
+    reset: i64,
+    fetch: FetchOptions,
+    group: Option<String>,
+}
+
+fn plan(options: &Options) -> ToolResult<Plan> {
     let Some(topic) = options.last("topic").or(options.last("include")) else {
         return Err(ToolError::Usage(
             "Missing required argument \"[topic]\"".to_owned(),
         ));
     };
-    let wanted = options
-        .number::<u64>("num-records")?
-        .or(options.number("messages")?);
-    let Some(wanted) = wanted else {
+    let wanted = options.number::<u64>("num-records")?;
+    let Some(wanted) = wanted.or(options.number("messages")?) else {
         return Err(ToolError::Usage(
             "Missing required argument \"[messages]\"".to_owned(),
         ));
     };
-    let servers = bootstrap(options)?;
     let interval: u64 = options.number("reporting-interval")?.unwrap_or(5000);
     if interval == 0 {
         return Err(ToolError::Usage(
             "Reporting interval must be greater than 0.".to_owned(),
         ));
     }
-    let timeout_ms: u64 = options.number("timeout")?.unwrap_or(10_000);
     let is_detailed = options.has("show-detailed-stats");
+    Ok(Plan {
+        servers: bootstrap(options)?,
+        topic: topic.to_owned(),
+        wanted,
+        timeout_ms: options.number("timeout")?.unwrap_or(10_000),
+        interval: is_detailed.then(|| Duration::from_millis(interval)),
+        reset: if options.has("from-latest") {
+            LATEST
+        } else {
+            EARLIEST
+        },
+        fetch: FetchOptions {
+            partition_bytes: options.number("fetch-size")?.unwrap_or(1 << 20),
+            max_wait: Duration::from_millis(100),
+            ..FetchOptions::default()
+        },
+        group: options.last("group").map(str::to_owned),
+    })
+}
+
+fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
+    let plan = plan(options)?;
     if !options.has("hide-header") {
-        let first = if is_detailed {
+        let first = if plan.interval.is_some() {
             "time, threadId"
         } else {
             "start.time, end.time"
         };
         writeln!(
             out,
-            "{first}, data.consumed.in.MB, MB.sec, data.consumed.in.nMsg, nMsg.sec, rebalance.time.ms, fetch.time.ms, fetch.MB.sec, fetch.nMsg.sec"
+            "{first}, data.consumed.in.MB, MB.sec, data.consumed.in.nMsg, nMsg.sec, \
+             rebalance.time.ms, fetch.time.ms, fetch.MB.sec, fetch.nMsg.sec"
         )?;
         out.flush()?;
     }
-    let mut client = Client::connect(&servers, "perf-consumer-client")?;
-    let fetch = FetchOptions {
-        partition_bytes: options.number("fetch-size")?.unwrap_or(1 << 20),
-        max_wait: Duration::from_millis(100),
-        ..FetchOptions::default()
-    };
+    let mut client = Client::connect(&plan.servers, "perf-consumer-client")?;
     let (start_ms, start) = (now_ms(), Instant::now());
-    let topics = vec![topic.to_owned()];
-    client.await_topic(topic, true, Duration::from_secs(60))?;
-    let mut member = options
-        .last("group")
-        .map(|group| Member::new(group, &topics));
+    let topics = vec![plan.topic.clone()];
+    client.await_topic(&plan.topic, true, Duration::from_secs(60))?;
+    let mut member = plan.group.as_ref().map(|group| Member::new(group, &topics));
     let partitions = match &mut member {
         Some(member) => member.join(&mut client)?,
         None => all_partitions(&mut client, &topics)?,
@@ -136,31 +161,27 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
     } else {
         Duration::ZERO
     };
-    let reset = if options.has("from-latest") {
-        LATEST
-    } else {
-        EARLIEST
-    };
     let mut run = Run {
-        consumer: Consumer::new(fetch, reset),
+        consumer: Consumer::new(plan.fetch, plan.reset),
         total: Count::default(),
         window: Count::default(),
         window_start: Instant::now(),
-        interval: is_detailed.then(|| Duration::from_millis(interval)),
+        interval: plan.interval,
     };
-    run.consumer
-        .assign(positions(&mut client, &partitions, reset)?);
-    let timeout = Duration::from_millis(timeout_ms);
-    run.consume(&mut client, &mut member, (wanted, timeout), out)?;
-    if run.total.records < wanted {
+    let positions = positions(&mut client, &partitions, plan.reset)?;
+    run.consumer.assign(positions);
+    let timeout = Duration::from_millis(plan.timeout_ms);
+    run.consume(&mut client, &mut member, (plan.wanted, timeout), out)?;
+    if run.total.records < plan.wanted {
         writeln!(
             out,
-            "WARNING: Exiting before consuming the expected number of messages: timeout ({timeout_ms} ms) exceeded. You can use the --timeout option to increase the timeout."
+            "WARNING: Exiting before consuming the expected number of messages: timeout ({} ms) \
+             exceeded. You can use the --timeout option to increase the timeout.",
+            plan.timeout_ms
         )?;
     }
-    if !is_detailed {
-        let elapsed = start.elapsed();
-        let line = run.total.figures(elapsed, joined);
+    if plan.interval.is_none() {
+        let line = run.total.figures(start.elapsed(), joined);
         writeln!(
             out,
             "{}, {}, {line}",

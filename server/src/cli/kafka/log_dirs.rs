@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::options::{Options, Spec, flag, one};
 use super::topics::ids;
-use super::{Tool, bootstrap, tell_plainly};
+use super::{Tool, tell_plainly};
 use crate::cli::Exit;
 use crate::cli::tool::{ToolError, ToolResult};
 use crate::client::Client;
@@ -31,18 +31,17 @@ const OPTIONS: &[Spec] = &[
 ];
 
 fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
-    for name in ["bootstrap-server", "describe"] {
-        if !options.has(name) && !(name == "bootstrap-server" && options.has("command-config")) {
-            return Err(ToolError::Usage(format!(
-                "Missing required argument \"[{name}]\""
-            )));
-        }
-    }
-    let servers = options.last("bootstrap-server").map(str::to_owned);
-    let servers = match servers {
-        Some(servers) => servers,
-        None => bootstrap(options)?,
+    // Here --broker-list is ids of brokers, not addresses.
+    let Some(servers) = options.last("bootstrap-server") else {
+        return Err(ToolError::Usage(
+            "Missing required argument \"[bootstrap-server]\"".to_owned(),
+        ));
     };
+    if !options.has("describe") {
+        return Err(ToolError::Usage(
+            "Missing required argument \"[describe]\"".to_owned(),
+        ));
+    }
     let split = |name: &str| -> Vec<String> {
         let list = options.last(name).unwrap_or_default().split(',');
         list.filter(|item| !item.is_empty())
@@ -57,7 +56,7 @@ fn run(options: &Options, out: &mut dyn Write) -> ToolResult<Exit> {
             .map_err(|_| ToolError::failed(format!("For input string: \"{id}\"")))?;
         wanted.push(id);
     }
-    let mut client = Client::connect(&servers, "log-dirs-tool")?;
+    let mut client = Client::connect(servers, "log-dirs-tool")?;
     let live: Vec<_> = client.nodes()?.into_iter().map(|node| node.id).collect();
     let missing: Vec<_> = wanted
         .iter()

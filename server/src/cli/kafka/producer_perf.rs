@@ -5,6 +5,7 @@
 //! answers' times, so that latency does not depend on when the sender looks. Latency counts from
 //! when a record was handed to its batch, as in the stock tool. Without idempotence.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::sync::mpsc::{Receiver, channel};
@@ -249,13 +250,10 @@ impl Load {
 
     fn append(&mut self, client: &mut Client, payload: &[u8], out: &mut dyn Write) -> ToolResult {
         let leader = client.leader(&TopicPartition::new(&self.topic, self.current))?;
-        if !self.pipelines.contains_key(&leader) {
-            let pipeline = open_pipeline(client, leader)?;
-            self.pipelines.insert(leader, (pipeline, None));
-        }
         let compression = self.settings.compression;
-        let Some((pipeline, open)) = self.pipelines.get_mut(&leader) else {
-            return Ok(());
+        let (pipeline, open) = match self.pipelines.entry(leader) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => place.insert((open_pipeline(client, leader)?, None)),
         };
         let now = Instant::now();
         let batch = open.get_or_insert_with(|| Open {
