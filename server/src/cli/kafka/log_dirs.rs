@@ -130,7 +130,7 @@ mod tests {
             .with_log_dir(text("/d"))
             .with_topics(vec![topic]);
         let expected = r#"{"broker":1,"logDirs":[{"partitions":[{"partition":"t-0","size":7,"offsetLag":0,"isFuture":false}],"error":null,"logDir":"/d"}]}"#;
-        assert_eq!(broker_json(1, &[dir.clone()], &[]).to_string(), expected);
+        assert_eq!(broker_json(1, std::slice::from_ref(&dir), &[]).to_string(), expected);
         let none = broker_json(1, &[dir], &["u".to_owned()]).to_string();
         assert!(none.contains(r#""partitions":[]"#));
     }

@@ -12,7 +12,7 @@ use crate::cli::zookeeper_topics;
 use crate::client::admin::{
     NewTopic, PartitionDescription, Reassignment, TOPIC_RESOURCE, TopicDescription, id_text,
 };
-use crate::client::{Client, TopicPartition, code};
+use crate::client::{Client, ClientError, TopicPartition, code};
 
 /// `kafka-topics`.
 pub const TOOL: Tool = Tool {
@@ -384,7 +384,11 @@ fn describe(
     .iter()
     .any(|name| options.has(name));
     for topic in topics {
-        let configs = client.describe_configs(TOPIC_RESOURCE, &topic.name)?;
+        // Brokers before 0.11 have no such call: they are described without configs.
+        let configs = match client.describe_configs(TOPIC_RESOURCE, &topic.name) {
+            Err(ClientError::Unsupported { .. }) => Vec::new(),
+            other => other?,
+        };
         let min_isr = configs
             .iter()
             .find(|c| c.name.as_str() == "min.insync.replicas");
