@@ -552,8 +552,7 @@ fn a_brokers_settings_are_the_topics_defaults_at_once_and_are_kept() {
     create_topic(&mut client, &name, 2, &[]);
     let id = broker_id(&mut client);
     let sized = |bytes: usize| Batch::of(&["x".repeat(bytes)]).encode();
-    let mut code =
-        |client: &mut Client, bytes| produce(client, 9, &name, 1, sized(bytes)).error_code;
+    let code = |client: &mut Client, bytes| produce(client, 9, &name, 1, sized(bytes)).error_code;
     assert_eq!(code(&mut client, 4000), 0);
     // For all brokers, then for this one, which goes first.
     assert_eq!(

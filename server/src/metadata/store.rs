@@ -299,11 +299,7 @@ async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
 }
 
 /// Returns whether all of them are gone from the disk.
-pub(super) async fn remove_partitions(
-    shard: &Rc<Shard>,
-    name: &str,
-    indexes: Range<i32>,
-) -> bool {
+pub(super) async fn remove_partitions(shard: &Rc<Shard>, name: &str, indexes: Range<i32>) -> bool {
     let store = shard.store();
     let removals = indexes.clone().map(|index| {
         let name = name.to_owned();
