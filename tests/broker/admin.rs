@@ -609,11 +609,9 @@ fn every_leader_is_the_preferred_one() {
         ];
         assert_eq!(results, expected, "v{version}");
         let response = client.call(version, &request.with_topic_partitions(None));
-        assert_eq!(
-            (response.error_code, response.replica_election_results.len()),
-            (0, 0),
-            "v{version}"
-        );
+        let results = response.replica_election_results.iter();
+        let changed: usize = results.map(|topic| topic.partition_result.len()).sum();
+        assert_eq!((response.error_code, changed), (0, 0), "v{version}");
     }
 }
 
@@ -777,9 +775,12 @@ fn there_are_no_transactions_and_no_users() {
     let ids = vec![TransactionalId(text("nobody"))];
     let request = DescribeTransactionsRequest::default().with_transactional_ids(ids);
     let response = client.call(0, &request);
-    assert_eq!(
-        response.transaction_states[0].error_code,
-        error::TRANSACTIONAL_ID_NOT_FOUND
+    let code = response.transaction_states[0].error_code;
+    // Kafka has no coordinator as long as nobody began a transaction.
+    let has_none = code == error::NOT_COORDINATOR && !broker.is_own();
+    assert!(
+        code == error::TRANSACTIONAL_ID_NOT_FOUND || has_none,
+        "{response:?}"
     );
     for version in 0..=1 {
         let states = vec![text("Ongoing"), text("Bored")];
