@@ -157,6 +157,13 @@ fn replace(
     )
 }
 
+/// Changes one setting of a broker, which must succeed.
+fn set_broker(client: &mut Client, name: &str, key: &str, value: Option<&str>) {
+    let operation = if value.is_some() { SET } else { DELETE };
+    let (code, message) = alter(client, BROKER, name, &[(key, operation, value)]);
+    assert_eq!(code, 0, "{key}: {message}");
+}
+
 fn broker_id(client: &mut Client) -> String {
     let request = MetadataRequest::default().with_topics(Some(Vec::new()));
     client.call(12, &request).brokers[0].node_id.0.to_string()
@@ -193,7 +200,7 @@ fn a_topic_is_described_in_every_version() {
             }
             match version {
                 0 if broker.is_own() => {
-                    assert_eq!(config.is_default, !is_set, "v{version}: {config:?}")
+                    assert_eq!(config.is_default, !is_set, "v{version}: {config:?}");
                 }
                 0 => {}
                 _ => {
@@ -391,98 +398,84 @@ fn impossible_changes_are_refused_and_change_nothing() {
     let name = unique("refused");
     create_topic(&mut client, &name, 1, &[]);
     let id = broker_id(&mut client);
-    let cases: [(i8, &str, &[(&str, i8, Option<&str>)], i16); 13] = [
+    let key = "retention.ms";
+    let size = "message.max.bytes";
+    for (kind, resource_name, config, expected) in [
         (
             TOPIC,
-            &name,
-            &[("no.such.config", SET, Some("1"))],
+            name.as_str(),
+            ("no.such.config", SET, Some("1")),
             error::INVALID_CONFIG,
         ),
         (
             TOPIC,
             &name,
-            &[("retention.ms", SET, Some("soon"))],
+            (key, SET, Some("soon")),
             error::INVALID_CONFIG,
         ),
         (
             TOPIC,
             &name,
-            &[("retention.ms", APPEND, Some("1"))],
+            (key, APPEND, Some("1")),
             error::INVALID_CONFIG,
         ),
-        (
-            TOPIC,
-            &name,
-            &[("retention.ms", SET, None)],
-            error::INVALID_REQUEST,
-        ),
-        (
-            TOPIC,
-            &name,
-            &[
-                ("retention.ms", SET, Some("1")),
-                ("retention.ms", DELETE, None),
-            ],
-            error::INVALID_REQUEST,
-        ),
-        (
-            TOPIC,
-            "",
-            &[("retention.ms", SET, Some("1"))],
-            error::INVALID_REQUEST,
-        ),
+        (TOPIC, &name, (key, SET, None), error::INVALID_REQUEST),
+        (TOPIC, "", (key, SET, Some("1")), error::INVALID_REQUEST),
         (
             TOPIC,
             "no-such-topic",
-            &[("retention.ms", SET, Some("1"))],
+            (key, SET, Some("1")),
             error::UNKNOWN_TOPIC_OR_PARTITION,
         ),
         (
             BROKER,
             "4711",
-            &[("message.max.bytes", SET, Some("1"))],
+            (size, SET, Some("1")),
             error::INVALID_REQUEST,
         ),
+        (BROKER, "x", (size, SET, Some("1")), error::INVALID_REQUEST),
         (
             BROKER,
-            "x",
-            &[("message.max.bytes", SET, Some("1"))],
+            &id,
+            ("log.dirs", SET, Some("/tmp")),
             error::INVALID_REQUEST,
         ),
         (
             BROKER,
             &id,
-            &[("log.dirs", SET, Some("/tmp"))],
-            error::INVALID_REQUEST,
-        ),
-        (
-            BROKER,
-            &id,
-            &[("message.max.bytes", SET, Some("many"))],
+            (size, SET, Some("many")),
             error::INVALID_REQUEST,
         ),
         (
             BROKER,
             "",
-            &[("listeners", SET, Some("PLAINTEXT://:1"))],
+            ("listeners", SET, Some("PLAINTEXT://:1")),
             error::INVALID_REQUEST,
         ),
-        (1, "x", &[("a", SET, Some("1"))], error::INVALID_REQUEST),
-    ];
-    for (kind, resource_name, configs, expected) in cases {
+        (1, "x", ("a", SET, Some("1")), error::INVALID_REQUEST),
+    ] {
         for version in 0..=1 {
-            let asked = vec![resource(kind, resource_name, configs)];
-            let answer = alter_all(&mut client, version, asked, false);
-            assert_eq!(
-                answer[0].0, expected,
-                "v{version} {kind} {resource_name} {configs:?}: {answer:?}"
-            );
-            assert!(
-                !answer[0].1.is_empty(),
-                "v{version} {configs:?} has a message"
-            );
+            let asked = vec![resource(kind, resource_name, &[config])];
+            let (code, message) = alter_all(&mut client, version, asked, false).remove(0);
+            let what = format!("v{version} {kind} {resource_name} {config:?}: {message}");
+            assert_eq!(code, expected, "{what}");
+            assert!(!message.is_empty(), "{what}");
         }
     }
+}
+
+#[test]
+fn a_key_or_a_resource_twice_and_a_bad_whole_set_are_refused() {
+    let broker = Broker::start();
+    let mut client = Client::connect(broker.address());
+    let name = unique("twice");
+    create_topic(&mut client, &name, 1, &[]);
+    let key = "retention.ms";
+    let twice = [(key, SET, Some("1")), (key, DELETE, None)];
+    assert_eq!(
+        alter(&mut client, TOPIC, &name, &twice).0,
+        error::INVALID_REQUEST
+    );
     let one = || resource(TOPIC, &name, &[("retention.ms", SET, Some("1"))]);
     for (code, _) in alter_all(&mut client, 1, vec![one(), one()], false) {
         assert_eq!(code, error::INVALID_REQUEST, "a resource twice");
@@ -565,31 +558,13 @@ fn a_brokers_settings_are_the_topics_defaults_at_once_and_are_kept() {
     let code = |client: &mut Client, bytes| produce(client, 9, &name, 1, sized(bytes)).error_code;
     assert_eq!(code(&mut client, 4000), 0);
     // For all brokers, then for this one, which goes first.
-    assert_eq!(
-        alter(
-            &mut client,
-            BROKER,
-            "",
-            &[("message.max.bytes", SET, Some("3000"))]
-        )
-        .0,
-        0
-    );
+    set_broker(&mut client, "", "message.max.bytes", Some("3000"));
     assert_eq!(code(&mut client, 4000), error::MESSAGE_TOO_LARGE);
     assert_eq!(
         value(&mut client, BROKER, "", "message.max.bytes"),
         ("3000".to_owned(), DYNAMIC_DEFAULT_BROKER)
     );
-    assert_eq!(
-        alter(
-            &mut client,
-            BROKER,
-            &id,
-            &[("message.max.bytes", SET, Some("1000"))]
-        )
-        .0,
-        0
-    );
+    set_broker(&mut client, &id, "message.max.bytes", Some("1000"));
     assert_eq!(code(&mut client, 2000), error::MESSAGE_TOO_LARGE);
     let of_topic = entry(&mut client, TOPIC, &name, "max.message.bytes");
     let sources: Vec<_> = of_topic.synonyms.iter().map(|s| s.source).collect();
@@ -619,23 +594,22 @@ fn a_brokers_settings_are_the_topics_defaults_at_once_and_are_kept() {
     }
     let mut client = Client::connect(broker.address());
     for resource in [id.as_str(), ""] {
-        assert_eq!(
-            alter(
-                &mut client,
-                BROKER,
-                resource,
-                &[("message.max.bytes", DELETE, None)]
-            )
-            .0,
-            0
-        );
+        set_broker(&mut client, resource, "message.max.bytes", None);
     }
     assert_eq!(
         value(&mut client, BROKER, &id, "message.max.bytes"),
         ("5000".to_owned(), STATIC_BROKER)
     );
     assert_eq!(code(&mut client, 4000), 0);
-    // What does not fit with a topic's own settings is refused as a whole.
+}
+
+#[test]
+fn settings_of_brokers_that_do_not_fit_together_are_refused_as_a_whole() {
+    let Some(broker) = Broker::own(Options::default()) else {
+        return;
+    };
+    let mut client = Client::connect(broker.address());
+    create_topic(&mut client, &unique("inherits"), 1, &[]);
     let lag = [
         ("log.cleaner.min.compaction.lag.ms", SET, Some("9")),
         ("log.cleaner.max.compaction.lag.ms", SET, Some("5")),
@@ -654,28 +628,10 @@ fn the_limit_of_connections_is_changed_while_the_broker_runs() {
     };
     let mut client = Client::connect(broker.address());
     let id = broker_id(&mut client);
-    assert_eq!(
-        alter(
-            &mut client,
-            BROKER,
-            &id,
-            &[("max.connections.per.ip", SET, Some("1"))]
-        )
-        .0,
-        0
-    );
+    set_broker(&mut client, &id, "max.connections.per.ip", Some("1"));
     let mut refused = Client::connect(broker.address());
     assert!(refused.is_closed_within(Duration::from_secs(10)));
-    assert_eq!(
-        alter(
-            &mut client,
-            BROKER,
-            &id,
-            &[("max.connections.per.ip", DELETE, None)]
-        )
-        .0,
-        0
-    );
+    set_broker(&mut client, &id, "max.connections.per.ip", None);
     broker_id(&mut Client::connect(broker.address()));
 }
 
