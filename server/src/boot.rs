@@ -76,9 +76,12 @@ pub async fn find(
     let mut cluster_id = None;
     let mut partitions = BTreeMap::new();
     let mut places = Places::new();
+    let first = &config.log_dirs[0];
+    let doomed = doomed::read(io, first).await?;
     for (place, log_directory) in config.log_dirs.iter().enumerate() {
-        let found = find_partitions(io, log_directory).await?;
+        let mut found = find_partitions(io, log_directory).await?;
         identify(io, config, log_directory, &mut cluster_id, found.is_empty()).await?;
+        doomed::bury(io, &doomed, &mut found).await?;
         let openings = Openings::read(io, log_directory).await?;
         openings.forget_missing(io, log_directory, &found).await?;
         for (key, directory) in found {
@@ -103,10 +106,9 @@ pub async fn find(
         ),
     };
     complete_identity(io, config, &cluster_id).await?;
-    let first = &config.log_dirs[0];
-    let of_found = |found: &FoundPartition| found.directory.clone();
-    doomed::bury(io, first, &mut partitions, of_found).await?;
-    places.retain(|key, _| partitions.contains_key(key));
+    if !doomed.is_empty() {
+        doomed::clear(io, first).await?;
+    }
     let ids = topic_ids(io, &partitions, random).await?;
     replay(io, first, &partitions, &ids).await?;
     let settings = read_text(io, &first.join(TOPICS_FILE)).await?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ringlog_engine::io::{Io, Listener};
 use ringlog_engine::journal::{self, Journal, JournalOptions};
+use uuid::Uuid;
 
 use crate::boot::{self, FoundPartition, open_partitions};
 use crate::broker::Broker;
@@ -119,11 +120,9 @@ async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
             continue;
         }
         if let Err(error) = partition.log.flush().await {
-            // A deleted partition's log refuses; nobody misses it.
-            if shard
-                .partition(&partition.topic().name, partition.index)
-                .is_some()
-            {
+            // A deleted partition's log refuses; nobody misses it. A new one may have its name.
+            let present = shard.partition(&partition.topic().name, partition.index);
+            if present.is_some_and(|present| Rc::ptr_eq(&present, &partition)) {
                 return Err(std::io::Error::other(error.to_string()));
             }
         }
@@ -132,10 +131,10 @@ async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn recovery_points(shard: &Shard) -> Vec<((String, i32), i64)> {
+fn recovery_points(shard: &Shard) -> Vec<((String, i32), Uuid, i64)> {
     let point = |partition: &Rc<Partition>| {
         let key = (partition.topic().name.clone(), partition.index);
-        (key, partition.log.recovery_point())
+        (key, partition.topic().id, partition.log.recovery_point())
     };
     shard.partitions().iter().map(point).collect()
 }

@@ -5,7 +5,6 @@
 //! is complete the line goes. A start removes what the file names: a creation that did not come to
 //! its end was never acknowledged, a deletion that has begun is brought to its end.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -91,56 +90,67 @@ fn parse(text: &str) -> Result<Vec<Doomed>, String> {
     text.lines().enumerate().map(line).collect()
 }
 
-/// At a start: removes the directories of doomed partitions, also from `partitions`, by topic and
-/// number with the directory.
+/// What a start has to remove.
+///
+/// # Errors
+/// The file, if it cannot be read or understood.
+pub async fn read(io: &Io, first_directory: &Path) -> Result<Vec<Doomed>, String> {
+    let path = first_directory.join(DOOMED_FILE);
+    let text = read_text(io, &path).await?;
+    parse(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Removes the doomed ones of the partitions found in a log directory, from the list, too.
 ///
 /// # Errors
 /// What cannot be read or removed.
-pub async fn bury<T>(
+pub async fn bury(
     io: &Io,
-    first_directory: &Path,
-    partitions: &mut BTreeMap<(String, i32), T>,
-    directory_of: impl Fn(&T) -> PathBuf,
+    doomed: &[Doomed],
+    found: &mut Vec<((String, i32), PathBuf)>,
 ) -> Result<(), String> {
-    let path = first_directory.join(DOOMED_FILE);
-    let text = read_text(io, &path).await?;
-    let doomed = parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-    for Doomed {
-        name,
-        id,
-        first_partition,
-    } in &doomed
-    {
-        let meant = (name.clone(), *first_partition)..=(name.clone(), i32::MAX);
-        let keys: Vec<(String, i32)> = partitions
-            .range(meant)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
-            let directory = directory_of(&partitions[&key]);
-            let found = directory::read_partition_metadata(io, &directory).await;
-            // One without an id was just being made.
-            if found
-                .map_err(|error| error.to_string())?
-                .is_some_and(|found| found != *id)
-            {
-                continue;
-            }
+    let mut kept = Vec::with_capacity(found.len());
+    for (key, directory) in found.drain(..) {
+        if is_doomed(io, doomed, &key, &directory).await? {
             log::info!(
-                "Removing {}: its topic was not complete",
+                "Removing {}: the creation or the deletion of its topic was cut short",
                 directory.display()
             );
             directory::remove_directory_tree(io, &directory)
                 .await
                 .map_err(|error| error.to_string())?;
-            partitions.remove(&key);
+        } else {
+            kept.push((key, directory));
         }
     }
-    if !doomed.is_empty() {
-        let written = write(io, first_directory, &[]).await;
-        written.map_err(|refusal| refusal.message)?;
-    }
+    *found = kept;
     Ok(())
+}
+
+async fn is_doomed(
+    io: &Io,
+    doomed: &[Doomed],
+    (name, index): &(String, i32),
+    directory: &Path,
+) -> Result<bool, String> {
+    let is_meant = |line: &&Doomed| line.name == *name && line.first_partition <= *index;
+    let mut lines = doomed.iter().filter(is_meant).peekable();
+    if lines.peek().is_none() {
+        return Ok(false);
+    }
+    let id = directory::read_partition_metadata(io, directory).await;
+    let id = id.map_err(|error| error.to_string())?;
+    // One without an id was just being made.
+    Ok(lines.any(|line| id.is_none_or(|id| id == line.id)))
+}
+
+/// All of them are gone.
+///
+/// # Errors
+/// The file, if it cannot be written.
+pub async fn clear(io: &Io, first_directory: &Path) -> Result<(), String> {
+    let written = write(io, first_directory, &[]).await;
+    written.map_err(|refusal| refusal.message)
 }
 
 #[cfg(test)]

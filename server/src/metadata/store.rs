@@ -399,17 +399,20 @@ pub async fn next_producer_id(shard: &Rc<Shard>) -> Result<i64, Refusal> {
 }
 
 /// Takes note of how far the logs of a shard are durable, and writes Kafka's checkpoint files.
-pub async fn record_recovery_points(shard: &Rc<Shard>, points: Vec<((String, i32), i64)>) {
+///
+/// Each point comes with its topic's id: it may have been on its way while the topic was deleted
+/// and created again, and the new one's log ends below it.
+pub async fn record_recovery_points(shard: &Rc<Shard>, points: Vec<((String, i32), Uuid, i64)>) {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
         {
-            let places = store.places.borrow();
+            let image = store.controller.borrow().image().clone();
             let mut known = store.recovery_points.borrow_mut();
-            known.extend(
-                points
-                    .into_iter()
-                    .filter(|(key, _)| places.contains_key(key)),
-            );
+            for (key, id, point) in points {
+                if image.topic(&key.0).is_some_and(|topic| topic.id == id) {
+                    known.insert(key, point);
+                }
+            }
         }
         let _turn = store.checkpoints.enter().await;
         if let Err(error) = write_recovery_points(&shard.io, &store).await {
