@@ -134,6 +134,10 @@ fn compare(tool: &str, args: &[&str], input: &str) {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scene after the other, on one broker"
+)]
 fn our_tools_print_what_the_stock_tools_print() {
     let Some(oracle) = Oracle::start() else {
         return;

@@ -72,7 +72,7 @@ fn malformed_records_and_absurd_paths_get_zookeepers_errors() {
         let bytes = bytes.to_vec();
         client
             .ask(number, move |writer| {
-                bytes.iter().for_each(|byte| writer.bool(*byte != 0))
+                bytes.iter().for_each(|byte| writer.bool(*byte != 0));
             })
             .unwrap()
             .2
