@@ -4,7 +4,9 @@
 //! identity, partitions and their topic ids, journals replayed into segments, then each shard
 //! opens its partitions ([`open_partitions`]) and recovers those that need it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod openings;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -12,9 +14,6 @@ use bytes::Bytes;
 use futures_util::future;
 use ringlog_engine::io::Io;
 use ringlog_engine::journal::{self, Target};
-use ringlog_engine::log::checkpoint::{
-    self, LOG_START_OFFSET_FILE, OffsetEntry, RECOVERY_POINT_FILE,
-};
 use ringlog_engine::log::directory::{
     self, DELETE_DIRECTORY_SUFFIX, MetaProperties, PartitionDirectory, SegmentFileKind,
     SegmentFileName, segment_path,
@@ -32,6 +31,9 @@ use crate::metadata::store::{PRODUCER_IDS_FILE, Places, TOPICS_FILE, parse_topic
 use crate::partition::{Partition, log_config};
 use crate::producer_state::ProducerState;
 use crate::shard::Shard;
+
+use openings::Openings;
+pub(crate) use openings::checkpoint_entry;
 
 /// Partitions that are opened at the same time on one shard.
 const OPENED_AT_ONCE: usize = 64;
@@ -80,7 +82,7 @@ pub async fn find(
         let mut found = find_partitions(io, log_directory).await?;
         identify(io, config, log_directory, &mut cluster_id, found.is_empty()).await?;
         doomed::bury(io, &doomed, &mut found).await?;
-        let openings = openings(io, log_directory).await?;
+        let openings = Openings::read(io, log_directory).await?;
         openings.forget_missing(io, log_directory, &found).await?;
         for (key, directory) in found {
             let opening = openings.of(&key);
@@ -312,83 +314,6 @@ async fn complete_identity(io: &Io, config: &BrokerConfig, cluster_id: &str) -> 
             .map_err(failed)?;
     }
     Ok(())
-}
-
-/// How the logs of one log directory are to be opened.
-struct Openings {
-    clean: bool,
-    recovery_points: BTreeMap<(String, i32), i64>,
-    log_starts: BTreeMap<(String, i32), i64>,
-}
-
-impl Openings {
-    fn of(&self, key: &(String, i32)) -> Opening {
-        Opening {
-            clean: self.clean,
-            recovery_point: self.recovery_points.get(key).copied().unwrap_or(0),
-            log_start_offset: self.log_starts.get(key).copied(),
-            accept_loss: false,
-        }
-    }
-}
-
-impl Openings {
-    /// Checkpoints of partitions that are not there go, lest a topic of the same name that is
-    /// created later gets them: they would hide its records after a crash.
-    async fn forget_missing(
-        &self,
-        io: &Io,
-        log_directory: &Path,
-        found: &[((String, i32), PathBuf)],
-    ) -> Result<(), String> {
-        let is_there: BTreeSet<&(String, i32)> = found.iter().map(|(key, _)| key).collect();
-        for (file, offsets) in [
-            (RECOVERY_POINT_FILE, &self.recovery_points),
-            (LOG_START_OFFSET_FILE, &self.log_starts),
-        ] {
-            if offsets.keys().all(|key| is_there.contains(key)) {
-                continue;
-            }
-            let kept = offsets.iter().filter(|(key, _)| is_there.contains(key));
-            let entries: Vec<OffsetEntry> = kept.map(checkpoint_entry).collect();
-            checkpoint::write_offsets(io, &log_directory.join(file), &entries)
-                .await
-                .map_err(|error| error.to_string())?;
-        }
-        Ok(())
-    }
-}
-
-/// A line of a checkpoint file.
-pub(crate) fn checkpoint_entry(
-    ((topic, partition), offset): (&(String, i32), &i64),
-) -> OffsetEntry {
-    OffsetEntry {
-        topic: topic.clone(),
-        partition: *partition,
-        offset: *offset,
-    }
-}
-
-async fn openings(io: &Io, log_directory: &Path) -> Result<Openings, String> {
-    let failed = |error: ringlog_engine::log::LogError| error.to_string();
-    let read = async |file: &str| {
-        let entries = checkpoint::read_offsets(io, &log_directory.join(file)).await;
-        let entries = entries.map_err(failed)?;
-        Ok::<_, String>(
-            entries
-                .into_iter()
-                .map(|e| ((e.topic, e.partition), e.offset))
-                .collect(),
-        )
-    };
-    Ok(Openings {
-        recovery_points: read(RECOVERY_POINT_FILE).await?,
-        log_starts: read(LOG_START_OFFSET_FILE).await?,
-        clean: directory::take_clean_shutdown(io, log_directory)
-            .await
-            .map_err(failed)?,
-    })
 }
 
 /// The topic ids of `partition.metadata`; directories from before topic ids get one.

@@ -3,8 +3,15 @@
 //! Errors go to standard error as `error: what` with a line that says what to do; this is the only
 //! place that turns an error into an exit code.
 
+pub mod kafka;
+mod native;
 pub mod port;
 pub mod serve;
+pub mod tool;
+pub mod zookeeper;
+pub mod zookeeper_brokers;
+pub mod zookeeper_shell;
+pub mod zookeeper_topics;
 
 use std::env;
 use std::ffi::OsString;
@@ -52,8 +59,12 @@ struct Cli {
 enum Command {
     /// Run the broker
     Serve(Box<ServeArgs>),
+    /// Run the ZooKeeper service alone
+    Zookeeper(zookeeper::ZookeeperArgs),
     /// Explain keys and check files of configuration
     Config(ConfigArgs),
+    #[command(flatten)]
+    Native(native::Command),
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +101,10 @@ fn run_with(
     environment: Vec<(String, String)>,
     serve: fn(BrokerConfig) -> Result<(), ServeError>,
 ) -> Exit {
+    let args: Vec<OsString> = args.collect();
+    if let Some(exit) = run_by_name(&args) {
+        return exit;
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -104,11 +119,41 @@ fn run_with(
     match cli.command {
         None => run_serve(cli.flags, None, environment, serve),
         Some(Command::Serve(args)) => run_serve(args.flags, args.config, environment, serve),
+        Some(Command::Zookeeper(args)) => run_zookeeper(args, &environment),
         Some(Command::Config(args)) => match args.command {
             ConfigCommand::Explain { key } => explain(&key),
             ConfigCommand::Check { file } => check(&file),
         },
+        Some(Command::Native(command)) => {
+            native::run(command, <Cli as clap::CommandFactory>::command)
+        }
     }
+}
+
+/// Kafka's own tools, by the name of the program (a link `kafka-topics.sh`) or the first argument
+/// (`ringlog kafka-topics ..`, as the shims in `bin/` do): their flags are not clap's.
+fn run_by_name(args: &[OsString]) -> Option<Exit> {
+    let text = |index: usize| args.get(index)?.to_str();
+    let (name, rest) = match text(0).filter(|name| is_tool(name)) {
+        Some(name) => (name, 1),
+        None => (text(1).filter(|name| is_tool(name))?, 2),
+    };
+    let rest = args.get(rest..).unwrap_or_default();
+    let mut words = Vec::new();
+    for word in rest {
+        match word.to_str() {
+            Some(word) => words.push(word.to_owned()),
+            None => return Some(fail(&format!("{} is no UTF-8", word.to_string_lossy()))),
+        }
+    }
+    match kafka::find(name) {
+        Some(tool) => Some(kafka::run(tool, &words)),
+        None => Some(zookeeper_shell::run(&words)),
+    }
+}
+
+fn is_tool(name: &str) -> bool {
+    kafka::find(name).is_some() || zookeeper_shell::is_name(name)
 }
 
 fn run_serve(
@@ -117,10 +162,7 @@ fn run_serve(
     environment: Vec<(String, String)>,
     serve: fn(BrokerConfig) -> Result<(), ServeError>,
 ) -> Exit {
-    let level = environment
-        .iter()
-        .find(|(name, _)| name == logging::LEVEL_ENV);
-    if let Err(message) = logging::init(level.map(|(_, value)| value.as_str())) {
+    if let Err(message) = begin_log(&environment) {
         return fail(&message);
     }
     let port_file = flags.port_file.clone();
@@ -136,6 +178,20 @@ fn run_serve(
             }
         }
         Err(error) => fail_config(&error),
+    }
+}
+
+fn begin_log(environment: &[(String, String)]) -> Result<(), String> {
+    let level = environment
+        .iter()
+        .find(|(name, _)| name == logging::LEVEL_ENV);
+    logging::init(level.map(|(_, value)| value.as_str()))
+}
+
+fn run_zookeeper(args: zookeeper::ZookeeperArgs, environment: &[(String, String)]) -> Exit {
+    match begin_log(environment).and_then(|()| zookeeper::run(args)) {
+        Ok(()) => Exit::Ok,
+        Err(message) => fail(&message),
     }
 }
 

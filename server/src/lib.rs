@@ -7,6 +7,7 @@
 pub mod boot;
 pub mod broker;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod dispatch;
 pub mod group;
@@ -21,3 +22,4 @@ pub mod serve;
 pub mod shard;
 mod turnstile;
 pub mod watcher;
+pub mod zookeeper;

@@ -179,7 +179,7 @@ async fn session(
 fn newest_fleeting(scene: &Scene) -> Option<usize> {
     let ledger = scene.ledger.borrow();
     let is_fleeting = |topic: &usize| ledger.topic(*topic).name == FLEETING_TOPIC;
-    ledger.topics().filter(is_fleeting).next_back()
+    ledger.topics().rfind(is_fleeting)
 }
 
 async fn use_fleeting(

@@ -230,6 +230,10 @@ async fn session(
 }
 
 /// Joins and syncs: the membership, and the numbers of the partitions assigned.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one exchange, read from top to bottom"
+)]
 async fn join(
     scene: &Scene,
     connection: &mut Connection,

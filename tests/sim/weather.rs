@@ -105,7 +105,10 @@ impl Weather {
     /// Accidents while the generation runs.
     pub(crate) async fn accidents(self, scene: Rc<Scene>, mut random: Random) {
         let generation = scene.generation.get();
-        while self.has_accidents || self.has_stalls {
+        if !self.has_accidents && !self.has_stalls {
+            return;
+        }
+        loop {
             scene.pause(within(&mut random, 1, 300)).await;
             if scene.generation.get() != generation {
                 return;

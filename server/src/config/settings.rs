@@ -500,6 +500,19 @@ pub struct Described {
     pub documentation: &'static str,
 }
 
+/// Keys of one thing in several units, in order of precedence (Kafka's
+/// `DynamicBrokerConfig.brokerConfigSynonyms`).
+const LESSER_UNITS: &[&[&str]] = &[
+    &["log.roll.ms", "log.roll.hours"],
+    &["log.roll.jitter.ms", "log.roll.jitter.hours"],
+    &["log.flush.interval.ms", "log.flush.scheduler.interval.ms"],
+    &[
+        "log.retention.ms",
+        "log.retention.minutes",
+        "log.retention.hours",
+    ],
+];
+
 impl Settings {
     /// All broker keys as `DescribeConfigs` shows them, sorted by name.
     #[must_use]
@@ -511,8 +524,18 @@ impl Settings {
     }
 
     fn describe_key(&self, key: &Key) -> Described {
-        let synonyms = self.synonyms(key);
-        let holds = synonyms.first();
+        let mut synonyms = self.synonyms(key);
+        let own = synonyms.first().cloned();
+        if own.is_some() {
+            // The other units of the same thing, which hold where this key is null.
+            let after = LESSER_UNITS.iter().find(|names| names.contains(&key.name));
+            let names = after.copied().unwrap_or_default().iter();
+            let lesser = names.skip_while(|name| **name != key.name).skip(1);
+            let lesser = lesser.filter_map(|name| keys::find(name));
+            synonyms.extend(lesser.flat_map(|key| self.synonyms(key)));
+            synonyms.sort_by_key(|synonym| synonym.source as i8);
+        }
+        let holds = own.as_ref();
         Described {
             name: key.name,
             value: holds.and_then(|synonym| synonym.value.clone()),

@@ -15,7 +15,7 @@ use kafka_protocol::protocol::StrBytes;
 use crate::dispatch::{Call, Handled};
 
 fn disabled() -> (i16, Option<StrBytes>) {
-    let message = "No Authorizer is configured on the broker";
+    let message = "No Authorizer is configured.";
     (
         ResponseError::SecurityDisabled.code(),
         Some(StrBytes::from_static_str(message)),

@@ -1,0 +1,3 @@
+#!/bin/sh
+. "$(dirname "$0")/ringlog-run"
+ringlog_run kafka-log-dirs "$@"

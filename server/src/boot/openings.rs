@@ -1,0 +1,82 @@
+//! How the logs of one log directory are to be opened: by Kafka's checkpoint files and the mark of
+//! a clean stop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use ringlog_engine::io::Io;
+use ringlog_engine::log::checkpoint::{
+    self, LOG_START_OFFSET_FILE, OffsetEntry, RECOVERY_POINT_FILE,
+};
+use ringlog_engine::log::{LogError, Opening, directory};
+
+/// What the files say.
+pub(super) struct Openings {
+    clean: bool,
+    recovery_points: BTreeMap<(String, i32), i64>,
+    log_starts: BTreeMap<(String, i32), i64>,
+}
+
+impl Openings {
+    pub(super) async fn read(io: &Io, log_directory: &Path) -> Result<Openings, String> {
+        let failed = |error: LogError| error.to_string();
+        let read = async |file: &str| {
+            let entries = checkpoint::read_offsets(io, &log_directory.join(file)).await;
+            let entries = entries.map_err(failed)?.into_iter();
+            let by_partition = entries.map(|e| ((e.topic, e.partition), e.offset));
+            Ok::<_, String>(by_partition.collect())
+        };
+        Ok(Openings {
+            recovery_points: read(RECOVERY_POINT_FILE).await?,
+            log_starts: read(LOG_START_OFFSET_FILE).await?,
+            clean: directory::take_clean_shutdown(io, log_directory)
+                .await
+                .map_err(failed)?,
+        })
+    }
+
+    pub(super) fn of(&self, key: &(String, i32)) -> Opening {
+        Opening {
+            clean: self.clean,
+            recovery_point: self.recovery_points.get(key).copied().unwrap_or(0),
+            log_start_offset: self.log_starts.get(key).copied(),
+            accept_loss: false,
+        }
+    }
+
+    /// Checkpoints of partitions that are not there go, lest a topic of the same name that is
+    /// created later gets them: they would hide its records after a crash.
+    pub(super) async fn forget_missing(
+        &self,
+        io: &Io,
+        log_directory: &Path,
+        found: &[((String, i32), PathBuf)],
+    ) -> Result<(), String> {
+        let is_there: BTreeSet<&(String, i32)> = found.iter().map(|(key, _)| key).collect();
+        for (file, offsets) in [
+            (RECOVERY_POINT_FILE, &self.recovery_points),
+            (LOG_START_OFFSET_FILE, &self.log_starts),
+        ] {
+            if offsets.keys().all(|key| is_there.contains(key)) {
+                continue;
+            }
+            let kept = offsets.iter().filter(|(key, _)| is_there.contains(key));
+            let entries: Vec<OffsetEntry> = kept.map(checkpoint_entry).collect();
+            checkpoint::write_offsets(io, &log_directory.join(file), &entries)
+                .await
+                .map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// A line of a checkpoint file.
+pub(crate) fn checkpoint_entry(
+    ((topic, partition), offset): (&(String, i32), &i64),
+) -> OffsetEntry {
+    OffsetEntry {
+        topic: topic.clone(),
+        partition: *partition,
+        offset: *offset,
+    }
+}
