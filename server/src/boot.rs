@@ -479,6 +479,11 @@ async fn open(
         );
     }
     // What was recovered from the page cache alone must not be lost by the next crash.
+    if shard.journal().is_some() && !found.opening.clean {
+        log.rewrite_unsynced()
+            .await
+            .map_err(|error| error.to_string())?;
+    }
     log.flush().await.map_err(|error| error.to_string())?;
     let producers = rebuild_producers(&shard.files, &log).await?;
     let partition = Partition::new(topic.clone(), index, log, producers);

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::Log;
 use super::directory::SegmentFileKind;
@@ -144,6 +144,59 @@ impl Log {
         write_file(self.io(), &offsets, indexes.encode_offsets()).await?;
         let times = self.path(base_offset, SegmentFileKind::TimeIndex);
         write_file(self.io(), &times, indexes.encode_times()).await
+    }
+
+    /// Writes again everything from the recovery point on, so that the next flush really syncs it.
+    ///
+    /// For a start after an unclean end. A sync that fails leaves pages clean that are not on disk
+    /// (fsync(2); <https://wiki.postgresql.org/wiki/Fsync_Errors>): a process that is started again on
+    /// the same page cache reads them, and its own sync of them does nothing. Costs a read and a
+    /// write of what a checkpoint had not reached.
+    ///
+    /// # Errors
+    /// What the I/O answered; the log is poisoned then.
+    pub async fn rewrite_unsynced(&self) -> Result<(), LogError> {
+        let from = self.recovery_point().max(self.log_start_offset());
+        let begin = self.position_of(from).await?;
+        let segments: Vec<(i64, u64)> = {
+            let state = self.state.borrow();
+            let late = state.segments.iter();
+            let late = late.filter(|segment| segment.base_offset >= begin.segment_base);
+            late.map(|segment| (segment.base_offset, u64::from(segment.size)))
+                .collect()
+        };
+        for (base_offset, size) in segments {
+            let is_first = base_offset == begin.segment_base;
+            let position = if is_first { begin.position.into() } else { 0 };
+            let rewritten = self.rewrite(base_offset, position, size).await;
+            self.poison_on_error(rewritten)?;
+        }
+        Ok(())
+    }
+
+    async fn rewrite(&self, base_offset: i64, from: u64, size: u64) -> Result<(), LogError> {
+        let file = self.file(base_offset).await?;
+        let path = self.path(base_offset, SegmentFileKind::Log);
+        let mut position = from;
+        while position < size {
+            let length = usize::try_from(size - position).unwrap_or(usize::MAX);
+            let buffer = BytesMut::with_capacity(length.min(INLINE_WRITE_BYTES_MAX));
+            let limit = buffer.capacity().min(length);
+            let bytes = self.io().read_at(&file, buffer, position, limit).await;
+            let bytes = bytes.at("read", &path)?.freeze();
+            if bytes.is_empty() {
+                return Err(LogError::io(
+                    "read",
+                    &path,
+                    std::io::ErrorKind::UnexpectedEof.into(),
+                ));
+            }
+            let next = position + bytes.len() as u64;
+            let written = self.io().write_at(&file, vec![bytes], position).await;
+            written.at("write", &path)?;
+            position = next;
+        }
+        Ok(())
     }
 
     /// Closes the log for a clean stop: flushes, cuts what was preallocated, writes the indexes of the

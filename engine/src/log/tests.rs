@@ -1,6 +1,7 @@
 //! Tests of the log on the poll driver, in a temporary directory.
 
 mod format;
+mod power_loss;
 mod recovery;
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+//! Tests of the processor.
+
 use super::*;
 use crate::zookeeper::acl::Acl;
 

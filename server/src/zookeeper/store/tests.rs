@@ -1,3 +1,5 @@
+//! Tests of the store.
+
 use super::*;
 use crate::zookeeper::acl::{self, Acl};
 use crate::zookeeper::transaction::{Context, Lifetime, Operation};

@@ -1,3 +1,5 @@
+//! Tests of the tree.
+
 use super::*;
 use crate::zookeeper::acl::Id;
 
