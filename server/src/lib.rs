@@ -9,6 +9,7 @@ pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod control;
 pub mod dispatch;
 pub mod group;
 pub mod handlers;

@@ -2,7 +2,6 @@
 //! simulator.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +14,9 @@ use crate::boot::{self, FoundPartition, open_partitions};
 use crate::broker::Broker;
 use crate::config::Durability;
 use crate::group::driver;
-use crate::metadata::alter;
 use crate::metadata::state::Image;
 use crate::metadata::store::{self, Store};
+use crate::metadata::{alter, reconcile};
 use crate::net::{connection, listener};
 use crate::partition::Partition;
 use crate::shard::{self, Mailbox, Shard};
@@ -68,7 +67,7 @@ pub async fn open(
     let durability = match config.ringlog.durability {
         Durability::PageCache => shard::Durability::PageCache,
         Durability::Durable => {
-            let directory: PathBuf = config.log_dirs[0].clone();
+            let directory = config.ringlog.journal_dir.clone();
             let mut options = JournalOptions::new(directory, u32::try_from(id).unwrap_or(0));
             options.ring_bytes = config.ringlog.journal_bytes;
             options.file_bytes = config.ringlog.journal_file_bytes;
@@ -100,6 +99,9 @@ pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
     shard.io.spawn(driver::keep_time(shard.clone()));
     shard.io.spawn(housekeeping(shard.clone()));
     shard.io.spawn(flush_by_time(shard.clone()));
+    if shard.id == 0 {
+        shard.io.spawn(reconcile::run(shard.clone()));
+    }
     if let Some(journal) = shard.journal() {
         let (journal, shard) = (journal.clone(), shard.clone());
         let io = shard.io.clone();

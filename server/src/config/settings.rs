@@ -25,7 +25,12 @@ pub struct OwnFlag {
 /// All of them.
 pub static OWN_FLAGS: &[OwnFlag] = &[
     own("listeners", "--listen", "RINGLOG_LISTEN"),
-    own("log.dirs", "--data", "RINGLOG_DATA"),
+    own("ringlog.data.dir", "--data-dir", "RINGLOG_DATA_DIR"),
+    own(
+        "ringlog.zookeeper.port",
+        "--zookeeper-port",
+        "RINGLOG_ZOOKEEPER_PORT",
+    ),
     own("ringlog.cores", "--cores", "RINGLOG_CORES"),
     own("ringlog.io", "--io", "RINGLOG_IO"),
     own("ringlog.durability", "--durability", "RINGLOG_DURABILITY"),
