@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import os
 import pathlib
+import re
 import select
 import shutil
 import signal
@@ -20,7 +21,7 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-ORACLE = HERE.parent / "oracle"
+TOOLS_POM = HERE.parent / "oracle/tools-pom/pom.xml"
 
 sys.dont_write_bytecode = True  # `run` has no suffix to make a cache name of
 _loader = importlib.machinery.SourceFileLoader("clients_run", str(HERE / "run"))
@@ -62,11 +63,14 @@ def class_path(version):
         goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:build-classpath"
         fresh = file.with_suffix(f".{os.getpid()}")
         with _maven:  # two Mavens at a time damage the local repository
-            run.prepare(["mvn", "-q", "-B", "-f", str(ORACLE / "tools-pom/pom.xml"), f"-Dkafka.version={version}",
+            run.prepare(["mvn", "-q", "-B", "-f", str(TOOLS_POM), f"-Dkafka.version={version}",
                          f"-Dscala.version={SCALA.get(version, '2.13')}", goal, f"-Dmdep.outputFile={fresh}"],
                         f"Apache Kafka {version}")
         fresh.rename(file)
-    return file.read_text().strip()
+    jars = file.read_text().strip().split(":")
+    if any("slf4j-log4j12" in jar or "slf4j-reload4j" in jar for jar in jars):
+        jars = [jar for jar in jars if "slf4j-simple" not in jar]
+    return ":".join(jars)
 
 
 @run.once
@@ -192,10 +196,11 @@ class Tools:
 
 
 class Jvm:
-    """A server of Apache's in a JVM of its own; `ready` is what its log says when it serves."""
+    """A server of Apache's in a JVM of its own; `ready` tells whether it serves."""
 
     def __init__(self, home, name, arguments, ready, heap="-Xmx384m"):
         self.log_file, self.ready, self.process = pathlib.Path(home) / f"{name}.log", ready, None
+        self.starts = 0
         level = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=info", f"-Dlog4j.configuration=file:{self.log_level(home)}",
                  "-Dzookeeper.admin.enableServer=false", "-Dzookeeper.4lw.commands.whitelist=*"]
         self.command = [*JVM, heap, *level, "-cp", class_path("3.9.1"), *arguments]
@@ -211,7 +216,7 @@ class Jvm:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def start(self, wait=True):
-        self.seen = self.log().count(self.ready)
+        self.starts += 1
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         if wait:
@@ -219,7 +224,7 @@ class Jvm:
 
     def wait(self):
         deadline = time.monotonic() + READY_SECONDS
-        while self.log().count(self.ready) <= self.seen:
+        while not self.ready(self):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"{self.command[-2:]} is not ready (exit code {self.process.poll()})\n{self.report()}")
             time.sleep(0.05)  # the poll's pause
@@ -231,6 +236,18 @@ class Jvm:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def mode(port):
+    """leader, follower or standalone; None if the server does not answer."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"srvr")
+            said = connection.makefile("rb").read().decode()
+    except OSError:
+        return None
+    found = re.search(r"Mode: (\w+)", said)
+    return found and found.group(1)
 
 
 def zookeepers(home, count):
@@ -246,9 +263,8 @@ def zookeepers(home, count):
         if count > 1:
             lines += [f"server.{i + 1}=127.0.0.1:{peer}:{vote}" for i, (_, peer, vote) in enumerate(ports)]
         (data / "zoo.cfg").write_text("\n".join(lines) + "\n")
-        ready = "PeerState set to BROADCAST" if count > 1 else "PrepRequestProcessor (sid:0) started"
         servers.append(Jvm(data, "server", ["org.apache.zookeeper.server.quorum.QuorumPeerMain", str(data / "zoo.cfg")],
-                           ready, "-Xmx128m"))
+                           lambda server, port=client: mode(port) is not None, "-Xmx128m"))
     for server in servers:
         server.start(wait=False)
     for server in servers:
@@ -256,33 +272,40 @@ def zookeepers(home, count):
     return servers, [client for client, _, _ in ports]
 
 
-def kafka_on_zookeeper(home, connect):
-    """A broker of Apache Kafka 3.9.1 in ZooKeeper mode. Not started."""
-    home, port = pathlib.Path(home), free_port()
+def kafka_on_zookeeper(home, connect, broker_id):
+    """A broker of Apache Kafka 3.9.1 in ZooKeeper mode, and its address. Not started."""
+    home, bootstrap = pathlib.Path(home), f"127.0.0.1:{free_port()}"
     (home / "server.properties").write_text("\n".join([
-        "broker.id=7", f"listeners=PLAINTEXT://127.0.0.1:{port}", f"zookeeper.connect={connect}",
-        f"log.dirs={home}/apache-logs", "offsets.topic.replication.factor=1", "offsets.topic.num.partitions=4",
-        "group.initial.rebalance.delay.ms=0", "zookeeper.session.timeout.ms=6000", ""]))
-    return Jvm(home, "apache", ["kafka.Kafka", str(home / "server.properties")], "started (kafka.server.KafkaServer)"), port
+        f"broker.id={broker_id}", f"listeners=PLAINTEXT://{bootstrap}", f"zookeeper.connect={connect}",
+        f"log.dirs={home}/apache-logs", "offsets.topic.replication.factor=1", "group.initial.rebalance.delay.ms=0",
+        "zookeeper.session.timeout.ms=6000", ""]))
+    arguments = ["kafka.Kafka", str(home / "server.properties")]
+    ready = lambda broker: broker.log().count("started (kafka.server.KafkaServer)") == broker.starts
+    return Jvm(home, "apache", arguments, ready), bootstrap
 
 
 class Oracle:
-    """Apache Kafka 3.9.1 by tests/oracle/kafka, in KRaft mode."""
+    """Apache Kafka 3.9.1 in ZooKeeper mode, as Ringlog is: what the controller says differs in KRaft mode."""
 
-    def __init__(self):
+    def __init__(self, broker_id):
         self.home = pathlib.Path(tempfile.mkdtemp(prefix="ringlog-stock-oracle-"))
-        self.bootstrap = f"127.0.0.1:{free_port()}"
-        class_path("3.9.1")
-        self.call("start", "--port", self.bootstrap.rsplit(":", 1)[1])
+        self.logs = self.home / "apache-logs"
+        self.processes = []
+        try:
+            servers, ports = zookeepers(self.home, 1)
+            self.processes += servers
+            self.broker, self.bootstrap = kafka_on_zookeeper(self.home, f"127.0.0.1:{ports[0]}", broker_id)
+            self.processes.append(self.broker)
+            self.broker.start()
+        except Exception:
+            self.stop()
+            raise
 
-    def call(self, what, *words):
-        environment = {**os.environ, "KAFKA_HEAP_OPTS": "-Xmx384m"}
-        run.run([ORACLE / "kafka", what, *words, "--dir", self.home], environment=environment)
-
-    @property
-    def logs(self):
-        return self.home / "data"
+    def terminate(self):
+        self.broker.process.terminate()
+        self.broker.process.wait(timeout=READY_SECONDS)
 
     def stop(self):
-        self.call("stop")
+        for server in self.processes:
+            server.kill()
         shutil.rmtree(self.home, ignore_errors=True)

@@ -8,6 +8,7 @@ import java.io.InputStream;
 import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.io.PrintStream;
+import java.io.PrintWriter;
 import java.lang.reflect.InvocationTargetException;
 import java.net.URL;
 import java.net.URLClassLoader;
@@ -39,6 +40,16 @@ public final class StockTools {
     private static final class Exit extends Error {
         Exit(int code) {
             super("exit " + code, null, false, false);
+        }
+
+        @Override
+        public void printStackTrace(PrintStream stream) {
+            // tools print what they catch, and no tool of a JVM of its own has ever caught this
+        }
+
+        @Override
+        public void printStackTrace(PrintWriter writer) {
+            // the same
         }
     }
 
