@@ -8,7 +8,6 @@ import java.io.InputStream;
 import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.io.PrintStream;
-import java.io.PrintWriter;
 import java.lang.reflect.InvocationTargetException;
 import java.net.URL;
 import java.net.URLClassLoader;
@@ -41,24 +40,16 @@ public final class StockTools {
         Exit(int code) {
             super("exit " + code, null, false, false);
         }
-
-        @Override
-        public void printStackTrace(PrintStream stream) {
-            // tools print what they catch, and no tool of a JVM of its own has ever caught this
-        }
-
-        @Override
-        public void printStackTrace(PrintWriter writer) {
-            // the same
-        }
     }
 
-    /** The streams and the exit code of the command that runs; what comes after its exit is dropped. */
+    /** The streams and the exit code of the command that runs. */
     private static final class Command {
         final InputStream input;
         final OutputStream output;
         final OutputStream errors;
-        Integer code;
+        private Integer code;
+        /** Called System.exit, so does not run any more; what it still prints while it unwinds is dropped. */
+        private Thread exited;
 
         Command(String directory) throws IOException {
             input = new BufferedInputStream(new FileInputStream(directory + "/stdin"));
@@ -66,16 +57,23 @@ public final class StockTools {
             errors = new BufferedOutputStream(new FileOutputStream(directory + "/stderr"));
         }
 
-        synchronized Exit exit(int status) {
+        synchronized void end(int status) {
             if (code == null) {
                 code = status;
                 notifyAll();
             }
+        }
+
+        synchronized Exit exit(int status) {
+            if (code == null) {
+                exited = Thread.currentThread();
+            }
+            end(status);
             return new Exit(code);
         }
 
-        synchronized boolean ended() {
-            return code != null;
+        synchronized boolean hears(Thread thread) {
+            return thread != exited;
         }
 
         synchronized int await() throws InterruptedException {
@@ -158,15 +156,15 @@ public final class StockTools {
                 for (Thread left : left(threadsBefore)) {
                     left.join(); // as a JVM does whose main has returned
                 }
-                command.exit(0);
+                command.end(0);
             } catch (InvocationTargetException thrown) {
                 if (!(thrown.getCause() instanceof Exit)) {
                     thrown.getCause().printStackTrace();
-                    command.exit(1);
+                    command.end(1);
                 }
             } catch (ReflectiveOperationException | InterruptedException error) {
                 error.printStackTrace();
-                command.exit(1);
+                command.end(1);
             }
         }, "main");
         thread.start();
@@ -260,7 +258,7 @@ public final class StockTools {
             @Override
             public void write(byte[] bytes, int from, int length) throws IOException {
                 Command command = current;
-                if (command != null && (errors || !command.ended())) {
+                if (command != null && command.hears(Thread.currentThread())) {
                     (errors ? command.errors : command.output).write(bytes, from, length);
                 }
             }
