@@ -44,7 +44,6 @@ def java():
     """Java is there, and one that can run several commands in a JVM."""
     run.need("java", "apt-get install openjdk-17-jdk-headless")
     run.need("javac", "apt-get install openjdk-17-jdk-headless")
-    run.need("mvn", "apt-get install maven")
     said = subprocess.run(["java", *DRIVEN, "-version"], capture_output=True, text=True)
     if said.returncode != 0:
         raise Skipped(f"this Java has no security manager any more, take 17 or 21: {said.stderr.strip()[:200]}")
@@ -59,6 +58,7 @@ def class_path(version):
     java()
     file = run.CACHE / f"oracle/tools-{version}.classpath"
     if not file.exists():
+        run.need("mvn", "apt-get install maven")
         file.parent.mkdir(parents=True, exist_ok=True)
         goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:build-classpath"
         fresh = file.with_suffix(f".{os.getpid()}")
@@ -170,6 +170,11 @@ class Tools:
             if not code.lstrip("-").isdigit():
                 self.give_up(f"no end after {COMMAND_SECONDS} s" if answered == [] else "its JVM died", command, texts)
         return Said(command, int(code), *texts)
+
+    def spawn(self, tool, *words):
+        """Runs it in a JVM of its own, until somebody ends it."""
+        command = [*JVM, "-cp", class_path(self.version), class_of(tool, self.version), *map(str, words)]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def give_up(self, what, command, texts):
         """The threads of a command that hangs are printed by the JVM before it goes."""
