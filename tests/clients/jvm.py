@@ -35,7 +35,7 @@ SCALA = {"0.10.2.2": "2.11", "1.1.1": "2.11"}
 JVM = ["java", "-Xshare:auto", "-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true",
        f"-Dlog4j.configuration=file:{HERE}/java/log4j.properties", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
 DRIVEN = ["-Djava.security.manager=allow", "--add-opens", "java.base/java.lang=ALL-UNNAMED"]
-COMMAND_SECONDS = 60
+COMMAND_SECONDS = 120
 READY_SECONDS = 90
 
 
