@@ -46,7 +46,8 @@ pub struct Beginning {
 /// How far each log is durable: topic, partition, recovery point, log start offset.
 pub type Ends = Vec<((String, i32), i64, i64)>;
 
-/// Opens a shard: its journal, its partitions. It answers its mailbox meanwhile.
+/// Opens a shard: its journal; its partitions follow, each as soon as it is recovered. It answers its
+/// mailbox meanwhile.
 ///
 /// # Errors
 /// What cannot be opened, where, and what to do.
@@ -84,7 +85,7 @@ pub async fn open(
         shard.set_store(store);
         alter::limit_connections(&shard);
     }
-    open_partitions(&shard, &partitions).await?;
+    open_partitions(&shard, &partitions);
     Ok(shard)
 }
 
@@ -223,6 +224,7 @@ async fn flush_by_time(shard: Rc<Shard>) {
 /// What could not be made durable; the next start recovers it then.
 pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
     shard.begin_stop();
+    shard.all_opened().await;
     let mut ends = Ends::new();
     let mut first_error = None;
     for partition in shard.partitions() {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future;
+use futures_util::{StreamExt, stream};
 use ringlog_engine::log::directory::{SegmentFileKind, SegmentFileName, segment_path};
 use ringlog_engine::log::{Log, SegmentFiles};
 
@@ -23,36 +23,30 @@ const OPENED_AT_ONCE: usize = 64;
 /// Largest producer snapshot that is read.
 const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Opens the partitions of a shard and takes them into service, each as soon as it is recovered.
-///
-/// # Errors
-/// The first log that cannot be opened: what, where, what to do.
-pub async fn open_partitions(
-    shard: &Rc<Shard>,
-    partitions: &BTreeMap<(String, i32), FoundPartition>,
-) -> Result<(), String> {
+/// Begins to open the partitions of a shard, and takes each into service as soon as it is recovered;
+/// requests for the others wait. One that cannot be opened is told of and answers with errors.
+pub fn open_partitions(shard: &Rc<Shard>, partitions: &BTreeMap<(String, i32), FoundPartition>) {
     let image = shard.image();
     let mut openings = Vec::new();
-    for topic in image.topics() {
-        for index in 0..topic.partitions {
-            if shard.owner(&topic.name, index) != shard.id {
-                continue;
-            }
-            let key = (topic.name.clone(), index);
-            if let Some(found) = partitions.get(&key) {
-                openings.push((topic.clone(), index, found.clone()));
-            }
+    for (key, found) in partitions {
+        let topic = image.topic(&key.0);
+        if let Some(topic) = topic.filter(|_| shard.owner(&key.0, key.1) == shard.id) {
+            openings.push((topic.clone(), key.1, found.clone()));
         }
     }
-    for chunk in openings.chunks(OPENED_AT_ONCE) {
-        let opened = chunk
-            .iter()
-            .map(|(topic, index, found)| open(shard, topic, *index, found));
-        for result in future::join_all(opened).await {
-            result?;
-        }
-    }
-    Ok(())
+    let key = |(topic, index, _): &(Arc<Topic>, i32, FoundPartition)| (topic.name.clone(), *index);
+    shard.begin_opening(openings.iter().map(key));
+    let opener = shard.clone();
+    shard.io.spawn(async move {
+        let openings = stream::iter(openings);
+        let open_one = async |(topic, index, found): (Arc<Topic>, i32, FoundPartition)| {
+            if let Err(error) = open(&opener, &topic, index, &found).await {
+                log::error!("Partition {}-{index} is not served: {error}", topic.name);
+            }
+            opener.end_opening(&(topic.name.clone(), index));
+        };
+        openings.for_each_concurrent(OPENED_AT_ONCE, open_one).await;
+    });
 }
 
 async fn open(
@@ -93,6 +87,12 @@ async fn open(
     }
     log.flush().await.map_err(|error| error.to_string())?;
     let producers = rebuild_producers(&shard.files, &log).await?;
+    // Its settings may have been changed meanwhile.
+    let topic = shard
+        .image()
+        .topic(&topic.name)
+        .cloned()
+        .unwrap_or(topic.clone());
     let partition = Partition::new(topic.clone(), index, log, producers);
     shard.add_partition(partition.clone());
     if topic.name == GROUP_TOPIC {

@@ -90,7 +90,7 @@ async fn delete_records(call: Call) -> Result<Answer, Refused> {
 async fn delete_here(shard: &Rc<Shard>, wishes: &[Wish]) -> Vec<Result<i64, ResponseError>> {
     let mut plan = Vec::with_capacity(wishes.len());
     for wish in wishes {
-        plan.push(target(shard, wish));
+        plan.push(target(shard, wish).await);
     }
     let raised = |(partition, target): &(Rc<Partition>, i64)| {
         let key = (partition.topic().name.clone(), partition.index);
@@ -122,8 +122,8 @@ async fn delete_here(shard: &Rc<Shard>, wishes: &[Wish]) -> Vec<Result<i64, Resp
 }
 
 /// The partition and the offset that its log is to begin with.
-fn target(shard: &Shard, wish: &Wish) -> Result<(Rc<Partition>, i64), ResponseError> {
-    let partition = check_leader(shard, &wish.topic, wish.index, -1)?;
+async fn target(shard: &Shard, wish: &Wish) -> Result<(Rc<Partition>, i64), ResponseError> {
+    let partition = check_leader(shard, &wish.topic, wish.index, -1).await?;
     if wish.topic.as_str() == GROUP_TOPIC || wish.topic.as_str() == TRANSACTION_TOPIC {
         return Err(ResponseError::InvalidTopicException);
     }

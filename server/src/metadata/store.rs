@@ -453,6 +453,7 @@ pub(super) async fn drop_stale_checkpoints(io: &Io, store: &Store) -> Result<(),
 
 /// The directory's new name says that it goes; its files go when nobody reads them any more.
 async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) -> bool {
+    shard.partition_when_open(name, index).await;
     let Some(partition) = shard.remove_partition(name, index) else {
         return true;
     };
