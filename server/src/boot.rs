@@ -510,7 +510,9 @@ async fn rebuild_producers(files: &SegmentFiles, log: &Log) -> Result<ProducerSt
         .collect();
     offsets.sort_unstable_by(|a, b| b.cmp(a));
     // Those above the end know records that a crash has lost: others will have these offsets.
-    let lost = offsets.iter().filter(|offset| **offset > log.log_end_offset());
+    let lost = offsets
+        .iter()
+        .filter(|offset| **offset > log.log_end_offset());
     for offset in lost {
         let path = segment_path(&directory, *offset, SegmentFileKind::Snapshot);
         let removed = io.remove_file(&path).await;

@@ -235,6 +235,9 @@ pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
             log::warn!("No producer snapshot: {error}");
         }
     }
+    if shard.id == 0 {
+        shard.store().end_checkpoints().await;
+    }
     if let Some(error) = first_error {
         return Err(error);
     }

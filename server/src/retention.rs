@@ -2,11 +2,11 @@
 //! topic's settings change, the segments that are too many, too old, or below the log start offset
 //! go. `engine/log/retention` says which and how.
 //!
-//! In this order, so that no crash brings back what was seen to be gone, or leaves a hole: the new
-//! log start offsets are durable in Kafka's checkpoint file, the logs take them over, the idempotent
-//! producers of the records are on disk, the journal has durably forgotten the segments (replay
-//! would bring them back), their files are renamed to `.deleted`, and removed after
-//! `file.delete.delay.ms`.
+//! In this order, so that no crash brings back what was seen to be gone, leaves a hole, or forgets a
+//! producer: a snapshot of the idempotent producers is durable, and all that it knows; the new log
+//! start offsets are durable in Kafka's checkpoint file; the logs take them over; the journal has
+//! durably forgotten the segments (replay would bring them back); their files are renamed to
+//! `.deleted`, and removed after `file.delete.delay.ms`.
 //!
 //! A wall clock that jumps ahead makes everything old at once. Retention by time pauses for
 //! [`DOUBT`] then; if the clock still says so, it is believed.
@@ -54,9 +54,16 @@ async fn look(shard: &Rc<Shard>, now_ms: Option<i64>) {
         if count % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1 {
             shard.io.yield_now().await;
         }
-        match what_is_due(&partition, now_ms).await {
-            Ok(Some(found)) => due.push((partition, found)),
-            Ok(None) => {}
+        let found = match what_is_due(&partition, now_ms).await {
+            Ok(Some(found)) => found,
+            Ok(None) => continue,
+            Err(error) => {
+                tell(shard, &partition, &error);
+                continue;
+            }
+        };
+        match keep_producers(shard, &partition).await {
+            Ok(()) => due.push((partition, found)),
             Err(error) => tell(shard, &partition, &error),
         }
     }
@@ -106,7 +113,9 @@ async fn what_is_due(partition: &Partition, now_ms: Option<i64>) -> Result<Optio
     let oldest = |(now_ms, retention_ms): (i64, i64)| now_ms.saturating_sub(retention_ms);
     let keep = Retention {
         bytes_max: config.retention_bytes.filter(|_| deletes),
-        oldest_ms: now_ms.zip(config.retention_ms.filter(|_| deletes)).map(oldest),
+        oldest_ms: now_ms
+            .zip(config.retention_ms.filter(|_| deletes))
+            .map(oldest),
         high_watermark: partition.high_watermark().offset,
     };
     let failed = |error: ringlog_engine::log::LogError| error.to_string();
@@ -132,6 +141,24 @@ async fn what_is_due(partition: &Partition, now_ms: Option<i64>) -> Result<Optio
     }))
 }
 
+/// Before a log start offset is raised, durably or not: a retry of what goes must still be known
+/// after a crash, though a start finds producers only in a snapshot and from the log start offset on.
+///
+/// # Errors
+/// What kept the snapshot from being durable: then the log start offset must stay.
+pub async fn keep_producers(shard: &Rc<Shard>, partition: &Partition) -> Result<(), String> {
+    if partition.producers().borrow().is_empty() {
+        return Ok(());
+    }
+    let written = boot::write_durable_snapshot(shard, partition).await;
+    written.map_err(|error| format!("producer snapshot: {error}"))?;
+    // A snapshot above the end of the recovered log would not be believed.
+    if let Some(lsn) = shard.newest_undurable() {
+        shard.durable(lsn).await.map_err(|error| error.0)?;
+    }
+    Ok(())
+}
+
 /// Raises the log start offset, which is durable in the checkpoint file already, and deletes the
 /// segments below it. An error is one of the deletion: the records are gone for everybody.
 ///
@@ -151,14 +178,8 @@ pub async fn raise(
     let Some(first_kept) = first_kept.filter(|kept| bases.first() < Some(kept)) else {
         return Ok(());
     };
-    // A retry of what goes must still be known after a crash.
-    if !partition.producers().borrow().is_empty() {
-        let written = boot::write_durable_snapshot(shard, partition).await;
-        written.map_err(|error| format!("producer snapshot: {error}"))?;
-    }
     if let Some(journal) = shard.journal() {
         let topic_id = partition.topic().id;
-        // Behind all appends: when it is durable, what the snapshot knows is durable, too.
         let lsn = journal.append_forget(topic_id, partition.index, first_kept);
         let lsn = lsn.map_err(|error| error.to_string())?;
         let durable = journal.durable(lsn).await;

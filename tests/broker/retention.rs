@@ -268,7 +268,9 @@ fn a_segment_that_goes_is_still_sent_whole() {
         let frame = slow.receive_frame().expect("the answer comes whole");
         let data = only_partition(decode::<FetchRequest>(11, ticket, frame));
         if data.error_code == error::OFFSET_OUT_OF_RANGE {
-            panic!("the segment was deleted before the fetch was read: the test has proven nothing");
+            panic!(
+                "the segment was deleted before the fetch was read: the test has proven nothing"
+            );
         }
         assert_eq!(data.error_code, 0);
         // `read` checks each batch's CRC.

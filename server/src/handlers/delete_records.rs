@@ -90,7 +90,14 @@ async fn delete_records(call: Call) -> Result<Answer, Refused> {
 async fn delete_here(shard: &Rc<Shard>, wishes: &[Wish]) -> Vec<Result<i64, ResponseError>> {
     let mut plan = Vec::with_capacity(wishes.len());
     for wish in wishes {
-        plan.push(target(shard, wish));
+        let mut planned = target(shard, wish);
+        if let Ok((partition, _)) = &planned
+            && let Err(error) = retention::keep_producers(shard, partition).await
+        {
+            log::error!("DeleteRecords of {}-{}: {error}", wish.topic, wish.index);
+            planned = Err(ResponseError::KafkaStorageError);
+        }
+        plan.push(planned);
     }
     let raised = |(partition, target): &(Rc<Partition>, i64)| {
         let key = (partition.topic().name.clone(), partition.index);
