@@ -29,7 +29,7 @@ use crate::metadata::znode::TopicNode;
 use cluster::Cluster;
 use openings::Openings;
 pub(crate) use openings::checkpoint_entry;
-pub use partitions::{open_partitions, write_snapshot};
+pub use partitions::{open_partitions, write_durable_snapshot, write_snapshot};
 
 /// A partition of this broker.
 #[derive(Clone, Debug)]

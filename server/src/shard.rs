@@ -140,6 +140,8 @@ pub struct Shard {
     undurable: RefCell<VecDeque<Undurable>>,
     released: RefCell<Released>,
     store: RefCell<Option<Rc<Store>>>,
+    /// A topic has other settings: what is too old or too much may have changed.
+    pub retention_changed: Watcher,
     go: Watcher,
     stop: Watcher,
     stopping: Cell<bool>,
@@ -186,6 +188,7 @@ impl Shard {
             undurable: RefCell::default(),
             released: RefCell::default(),
             store: RefCell::default(),
+            retention_changed: Watcher::default(),
             go: Watcher::default(),
             stop: Watcher::default(),
             stopping: Cell::new(false),
@@ -262,7 +265,9 @@ impl Shard {
         for (name, partitions) in &*self.partitions.borrow() {
             if let Some(topic) = image.topic(name) {
                 for partition in partitions.values() {
-                    partition.set_topic(topic.clone());
+                    if partition.set_topic(topic.clone()) {
+                        self.retention_changed.notify();
+                    }
                 }
             }
         }
@@ -315,6 +320,12 @@ impl Shard {
         while !self.opening.borrow().is_empty() {
             self.opened.notified().await;
         }
+    }
+
+    /// Whether the partition is in service: it was not deleted, another one may have its name.
+    pub fn has(&self, partition: &Rc<Partition>) -> bool {
+        let present = self.partition(&partition.topic().name, partition.index);
+        present.is_some_and(|present| Rc::ptr_eq(&present, partition))
     }
 
     /// All partitions of this shard that are open.

@@ -193,6 +193,13 @@ pub(crate) fn file_op(op: FileOp) -> Completion {
             let length = rustix::fs::fstat(file.0.fd())?.st_size;
             Ok(Output::Length(u64::try_from(length).unwrap_or(0)))
         }
+        FileOp::Modified(file) => {
+            let stat = rustix::fs::fstat(file.0.fd())?;
+            let milliseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or(0) / 1_000_000;
+            Ok(Output::Time(
+                stat.st_mtime.saturating_mul(1000) + milliseconds,
+            ))
+        }
         FileOp::Truncate(file, length) => nothing(rustix::fs::ftruncate(file.0.fd(), length)),
         FileOp::Allocate(file, length) => nothing(rustix::fs::fallocate(
             file.0.fd(),

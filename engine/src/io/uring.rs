@@ -262,6 +262,7 @@ fn in_ring(op: &FileOp) -> bool {
         FileOp::SyncRange(_, _, length) => u32::try_from(*length).is_ok(),
         FileOp::Open(..)
         | FileOp::Length(_)
+        | FileOp::Modified(_)
         | FileOp::Truncate(..)
         | FileOp::Allocate(..)
         | FileOp::Rename(..)

@@ -2,6 +2,7 @@
 //! missing; and the producers of each, from its snapshots and its log.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -114,9 +115,18 @@ async fn rebuild_producers(files: &SegmentFiles, log: &Log) -> Result<ProducerSt
         .filter_map(|entry| SegmentFileName::parse(&entry.name))
         .filter(|name| name.kind == SegmentFileKind::Snapshot && name.pending.is_none())
         .map(|name| name.offset)
-        .filter(|offset| *offset <= log.log_end_offset())
         .collect();
     offsets.sort_unstable_by(|a, b| b.cmp(a));
+    // Those above the end know records that a crash has lost: others will have these offsets.
+    let lost = offsets
+        .iter()
+        .filter(|offset| **offset > log.log_end_offset());
+    for offset in lost {
+        let path = segment_path(&directory, *offset, SegmentFileKind::Snapshot);
+        let removed = io.remove_file(&path).await;
+        removed.map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
+    }
+    offsets.retain(|offset| *offset <= log.log_end_offset());
     let mut from = log.log_start_offset();
     let mut producers = ProducerState::default();
     for offset in offsets {
@@ -138,7 +148,7 @@ async fn rebuild_producers(files: &SegmentFiles, log: &Log) -> Result<ProducerSt
 
 /// Writes the producers of a partition beside its log, for a fast next start; older snapshots go.
 /// Not synced: a torn one is recognised, and the log has it all.
-pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<()> {
+pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<PathBuf> {
     let io = &shard.io;
     let directory = partition.log.directory();
     // The state belongs to the end of the log: both are read without an await between.
@@ -161,5 +171,14 @@ pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Re
         io.remove_file(&segment_path(&directory, offset, SegmentFileKind::Snapshot))
             .await?;
     }
-    Ok(())
+    Ok(path)
+}
+
+/// The same, synced: for when records that the snapshot knows are about to go.
+pub async fn write_durable_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<()> {
+    let path = write_snapshot(shard, partition).await?;
+    let mode = ringlog_engine::io::OpenMode::Write;
+    let file = shard.io.open(&path, mode).await?;
+    shard.io.sync_data(&file).await?;
+    shard.io.sync_directory(&partition.log.directory()).await
 }
