@@ -312,6 +312,14 @@ fn readme(environment: &Environment, body: &Comparison, reasons: &[String]) -> S
          within {:.1} %; detectable = the smallest change that these pairs find 8 times in 10",
         body.margin * 100.0
     ));
+    let foreign = |run: &Run| run.summary.resources.machine.foreign_share() * 100.0;
+    let foreign = Spread::of(&body.runs.iter().map(foreign).collect::<Vec<_>>());
+    lines.extend(foreign.map(|share| {
+        format!(
+            "- others used {:.0} % [{:.0}, {:.0}] of the machine's CPU time meanwhile",
+            share.median, share.min, share.max
+        )
+    }));
     lines.push(String::new());
     lines.push(
         "| measure | A, median [least, greatest] | B | B / A | detectable | B is |".to_owned(),
@@ -329,7 +337,10 @@ fn readme(environment: &Environment, body: &Comparison, reasons: &[String]) -> S
             .map_or(("-".to_owned(), "-".to_owned()), |ratio| {
                 (
                     format!("{:.3} [{:.3}, {:.3}]", ratio.ratio, ratio.low, ratio.high),
-                    format!("{:.1} %", ratio.detectable * 100.0),
+                    match ratio.detectable {
+                        share if share < 10.0 => format!("{:.1} %", share * 100.0),
+                        _ => "> x10".to_owned(),
+                    },
                 )
             });
         let decides = if row.decides { " (decides)" } else { "" };

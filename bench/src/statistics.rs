@@ -13,8 +13,8 @@ use crate::schedule::SplitMix64;
 const RESAMPLES: usize = 4000;
 /// An effect of this many half-widths is found eight times in ten: (1.96 + 0.84) / 1.96.
 const DETECTABLE_HALF_WIDTHS: f64 = 1.43;
-/// Fewer pairs give no interval.
-pub(crate) const PAIRS_MIN: usize = 4;
+/// With fewer pairs a resample often has nearly no spread, and the interval has no end.
+pub(crate) const PAIRS_MIN: usize = 6;
 
 /// How the second side stands to the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -202,10 +202,10 @@ mod tests {
 
     #[test]
     fn equal_pairs_are_the_same_and_few_or_senseless_ones_say_nothing() {
-        let ratio = Ratio::of(&[(2.0, 2.0); 5], 1).unwrap();
+        let ratio = Ratio::of(&[(2.0, 2.0); 6], 1).unwrap();
         assert_eq!((ratio.low, ratio.high), (1.0, 1.0));
         assert_eq!(ratio.verdict(0.01, true), Verdict::Same);
-        assert_eq!(Ratio::of(&[(1.0, 1.0); 3], 1), None);
-        assert_eq!(Ratio::of(&[(0.0, 1.0); 5], 1), None);
+        assert_eq!(Ratio::of(&[(1.0, 1.0); 5], 1), None);
+        assert_eq!(Ratio::of(&[(0.0, 1.0); 6], 1), None);
     }
 }

@@ -11,7 +11,7 @@ impl Scene {
     fn new(name: &str) -> Self {
         let name = format!("ringlog-gate-test-{}-{name}", std::process::id());
         let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::create_dir_all(&directory).expect("the temporary directory is writable");
         Self(directory)
     }
 
@@ -43,7 +43,7 @@ impl Drop for Scene {
 }
 
 fn output(command: &mut Command) -> (Output, String) {
-    let output = command.output().unwrap();
+    let output = command.output().expect("the generator was built");
     let text = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),

@@ -5,7 +5,10 @@ use std::process::{Command, Output};
 
 fn hot_paths(words: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_ringlog-hot-paths");
-    Command::new(program).args(words).output().unwrap()
+    Command::new(program)
+        .args(words)
+        .output()
+        .expect("it was built")
 }
 
 #[test]
