@@ -528,7 +528,8 @@ impl Settings {
             .collect()
     }
 
-    fn describe_key(&self, key: &Key) -> Described {
+    /// One broker key as `DescribeConfigs` shows it.
+    pub(crate) fn describe_key(&self, key: &Key) -> Described {
         let mut synonyms = self.synonyms(key);
         let own = synonyms.first().cloned();
         if own.is_some() {
@@ -552,8 +553,8 @@ impl Settings {
         }
     }
 
-    /// The values of one broker key, for its own description and that of the topic keys it backs.
-    pub(crate) fn synonyms(&self, key: &Key) -> Vec<Synonym> {
+    /// The values of one broker key.
+    fn synonyms(&self, key: &Key) -> Vec<Synonym> {
         let synonym = |setting: Setting| Synonym {
             name: key.name,
             value: (!key.is_sensitive()).then_some(setting.text),
