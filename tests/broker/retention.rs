@@ -65,7 +65,7 @@ fn check_rest(client: &mut Client, topic: &str) -> usize {
 }
 
 fn files(broker: &Broker, topic: &str, suffix: &str) -> Vec<PathBuf> {
-    let directory = broker.data().join(format!("{topic}-0"));
+    let directory = broker.logs().join(format!("{topic}-0"));
     let entries = std::fs::read_dir(&directory).expect("the partition is there");
     let paths = entries.map(|entry| entry.expect("readable").path());
     let mut paths: Vec<PathBuf> = paths
