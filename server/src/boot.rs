@@ -7,40 +7,29 @@
 
 pub mod cluster;
 mod openings;
+mod partitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
-use bytes::Bytes;
-use futures_util::future;
 use ringlog_engine::io::{DirectoryEntry, Io};
 use ringlog_engine::journal::{self, Target};
+use ringlog_engine::log::Opening;
 use ringlog_engine::log::directory::{
-    self, DELETE_DIRECTORY_SUFFIX, MetaProperties, PartitionDirectory, SegmentFileKind,
-    SegmentFileName, segment_path,
+    self, DELETE_DIRECTORY_SUFFIX, MetaProperties, PartitionDirectory,
 };
-use ringlog_engine::log::{Log, Opening, SegmentFiles};
 use uuid::Uuid;
 
 use crate::config::BrokerConfig;
-use crate::group::driver;
 use crate::metadata::reconcile;
-use crate::metadata::state::{GROUP_TOPIC, Image, Topic};
-use crate::metadata::store::{self, Places};
+use crate::metadata::state::{Image, Topic};
+use crate::metadata::store::Places;
 use crate::metadata::znode::TopicNode;
-use crate::partition::{Partition, log_config};
-use crate::producer_state::ProducerState;
-use crate::shard::Shard;
 
 use cluster::Cluster;
 use openings::Openings;
 pub(crate) use openings::checkpoint_entry;
-
-/// Partitions that are opened at the same time on one shard.
-const OPENED_AT_ONCE: usize = 64;
-/// Largest producer snapshot that is read.
-const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub use partitions::{open_partitions, write_durable_snapshot, write_snapshot};
 
 /// A partition of this broker.
 #[derive(Clone, Debug)]
@@ -588,145 +577,4 @@ async fn set_aside(io: &Io, found: &OnDisk) -> Result<(), String> {
         Some(parent) => io.sync_directory(parent).await.map_err(failed),
         None => Ok(()),
     }
-}
-
-/// Opens the partitions of a shard and takes them into service, each as soon as it is recovered.
-///
-/// # Errors
-/// The first log that cannot be opened: what, where, what to do.
-pub async fn open_partitions(
-    shard: &Rc<Shard>,
-    partitions: &BTreeMap<(String, i32), FoundPartition>,
-) -> Result<(), String> {
-    let image = shard.image();
-    let mut openings = Vec::new();
-    for topic in image.topics() {
-        for index in 0..topic.partitions {
-            if shard.owner(&topic.name, index) != shard.id {
-                continue;
-            }
-            let key = (topic.name.clone(), index);
-            if let Some(found) = partitions.get(&key) {
-                openings.push((topic.clone(), index, found.clone()));
-            }
-        }
-    }
-    for chunk in openings.chunks(OPENED_AT_ONCE) {
-        let opened = chunk
-            .iter()
-            .map(|(topic, index, found)| open(shard, topic, *index, found));
-        for result in future::join_all(opened).await {
-            result?;
-        }
-    }
-    Ok(())
-}
-
-async fn open(
-    shard: &Rc<Shard>,
-    topic: &std::sync::Arc<Topic>,
-    index: i32,
-    found: &FoundPartition,
-) -> Result<(), String> {
-    let Some(opening) = found.opening else {
-        return store::open_new(shard, topic.clone(), index, &found.directory).await;
-    };
-    let config = log_config(topic, index);
-    let (log, recovery) = Log::open(
-        &shard.files,
-        &found.directory,
-        config,
-        opening,
-        &mut |_, _| {},
-    )
-    .await
-    .map_err(|error| error.to_string())?;
-    if let Some(cut) = &recovery.truncated {
-        log::warn!(
-            "{}-{index}: cut {} bytes of {} from byte {} on ({}); the log ends at offset {}",
-            topic.name,
-            cut.bytes,
-            cut.file.display(),
-            cut.position,
-            cut.reason,
-            cut.offset
-        );
-    }
-    // What was recovered from the page cache alone must not be lost by the next crash.
-    if shard.journal().is_some() && !opening.clean {
-        log.rewrite_unsynced()
-            .await
-            .map_err(|error| error.to_string())?;
-    }
-    log.flush().await.map_err(|error| error.to_string())?;
-    let producers = rebuild_producers(&shard.files, &log).await?;
-    let partition = Partition::new(topic.clone(), index, log, producers);
-    shard.add_partition(partition.clone());
-    if topic.name == GROUP_TOPIC {
-        driver::load(shard, &partition).await;
-    }
-    Ok(())
-}
-
-/// The newest snapshot that can be read, and the log behind it.
-async fn rebuild_producers(files: &SegmentFiles, log: &Log) -> Result<ProducerState, String> {
-    let io = files.io();
-    let directory = log.directory();
-    let entries = io
-        .list_directory(&directory)
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut offsets: Vec<i64> = entries
-        .iter()
-        .filter_map(|entry| SegmentFileName::parse(&entry.name))
-        .filter(|name| name.kind == SegmentFileKind::Snapshot && name.pending.is_none())
-        .map(|name| name.offset)
-        .filter(|offset| *offset <= log.log_end_offset())
-        .collect();
-    offsets.sort_unstable_by(|a, b| b.cmp(a));
-    let mut from = log.log_start_offset();
-    let mut producers = ProducerState::default();
-    for offset in offsets {
-        let path = segment_path(&directory, offset, SegmentFileKind::Snapshot);
-        let read = io.read_file(&path, SNAPSHOT_BYTES_MAX).await.ok();
-        if let Some(state) = read.and_then(|bytes| ProducerState::from_snapshot(&bytes)) {
-            producers = state;
-            from = from.max(offset);
-            break;
-        }
-    }
-    log.visit_batches(from, &mut |header, _| {
-        producers.appended(header, header.max_timestamp);
-    })
-    .await
-    .map_err(|error| error.to_string())?;
-    Ok(producers)
-}
-
-/// Writes the producers of a partition beside its log, for a fast next start; older snapshots go.
-/// Not synced: a torn one is recognised, and the log has it all.
-pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<()> {
-    let io = &shard.io;
-    let directory = partition.log.directory();
-    // The state belongs to the end of the log: both are read without an await between.
-    let offset = partition.log.log_end_offset();
-    let snapshot: Bytes = partition.producers().borrow().snapshot();
-    let entries = io.list_directory(&directory).await?;
-    let path = segment_path(&directory, offset, SegmentFileKind::Snapshot);
-    let file = io.open(&path, ringlog_engine::io::OpenMode::Create).await?;
-    io.truncate(&file, snapshot.len() as u64).await?;
-    io.write_at(&file, vec![snapshot], 0).await?;
-    let mut older: Vec<i64> = entries
-        .iter()
-        .filter_map(|entry| SegmentFileName::parse(&entry.name))
-        .filter(|name| name.kind == SegmentFileKind::Snapshot && name.offset < offset)
-        .map(|name| name.offset)
-        .collect();
-    older.sort_unstable();
-    older.pop();
-    for offset in older {
-        io.remove_file(&segment_path(&directory, offset, SegmentFileKind::Snapshot))
-            .await?;
-    }
-    Ok(())
 }

@@ -19,6 +19,7 @@ pub mod metadata;
 pub mod net;
 pub mod partition;
 pub mod producer_state;
+pub mod retention;
 pub mod serve;
 pub mod shard;
 mod turnstile;

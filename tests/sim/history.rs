@@ -121,6 +121,17 @@ fn configuration(random: &mut Random) -> BrokerConfig {
         ),
         "group.min.session.timeout.ms=100".to_owned(),
         "auto.create.topics.enable=false".to_owned(),
+        format!(
+            "log.retention.check.interval.ms={}",
+            pick(random, &[5, 40, 200])
+        ),
+        format!("log.segment.delete.delay.ms={}", pick(random, &[0, 50])),
+        format!(
+            "log.retention.bytes={}",
+            pick(random, &[-1, -1, 0, 20_000, 100_000])
+        ),
+        // Records are stamped now: 1 ms lets all of them go as soon as they may.
+        format!("log.retention.ms={}", pick(random, &[-1, -1, -1, 1, 100])),
     ];
     let layers = Layers {
         overrides: overrides.to_vec(),

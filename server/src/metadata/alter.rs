@@ -230,6 +230,11 @@ async fn add_partitions(
 // ---- log start offsets ---------------------------------------------------------------------------
 
 impl Store {
+    /// No checkpoint file is written from here on: the end of the broker writes them itself.
+    pub async fn end_checkpoints(&self) {
+        std::mem::forget(self.checkpoints.enter().await);
+    }
+
     /// Takes note of the log start offsets and recovery points that were found: who is deleted must
     /// take his along.
     pub fn know_checkpoints(&self, found: &BTreeMap<(String, i32), FoundPartition>) {

@@ -2,7 +2,7 @@
 //! deletions, more partitions, changed settings. The broker's own changes come back the same way
 //! and find nothing to do. Lives on shard 0.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -90,60 +90,69 @@ async fn topics(
     store: &Store,
 ) -> Result<BTreeMap<String, Znode>, EnsembleError> {
     let nodes = store.ensemble.children(znode::TOPICS).await?;
-    for (name, node) in &nodes {
+    for name in nodes.keys() {
         let is_known = store.controller.borrow().image().topic(name).is_some();
-        if is_known {
-            continue;
-        }
-        let _turn = store.turnstile.enter().await;
-        let is_known = store.controller.borrow().image().topic(name).is_some();
-        if is_known || store.unservable.borrow().get(name) == Some(&node.data) {
-            continue;
-        }
-        let config = store.ensemble.get(&znode::topic_config_path(name)).await?;
-        let settings = store.controller.borrow().image().clone();
-        let wish = plan(
-            &shard.broker.config,
-            &settings,
-            name,
-            &node.data,
-            config.as_ref(),
-        );
-        let (topic, mut node_now) = match wish {
-            Ok(planned) => planned,
-            Err(reason) => {
-                log::error!("Topic {name} of ZooKeeper is not served: {reason}");
-                store
-                    .unservable
-                    .borrow_mut()
-                    .insert(name.clone(), node.data.clone());
-                continue;
-            }
-        };
-        let topic = if node_now.id.is_none() {
-            let id = store::new_topic_id(shard);
-            node_now.id = Some(id);
-            let path = znode::topic_path(name);
-            if !store
-                .ensemble
-                .replace(&path, node_now.encode(), node.version)
-                .await?
-            {
-                // Somebody changes it right now: there is another event.
-                continue;
-            }
-            Topic { id, ..topic }
-        } else {
-            topic
-        };
-        if let Err(refusal) = store::take_up(shard, store, Arc::new(topic), 0).await {
-            log::error!(
-                "Topic {name} of ZooKeeper is not served: {}",
-                refusal.message
-            );
+        if !is_known {
+            new_topic(shard, store, name).await?;
         }
     }
     Ok(nodes)
+}
+
+/// What was read before the turnstile may be over: it is read again.
+async fn new_topic(shard: &Rc<Shard>, store: &Store, name: &str) -> Result<(), EnsembleError> {
+    let _turn = store.turnstile.enter().await;
+    if store.controller.borrow().image().topic(name).is_some() {
+        return Ok(());
+    }
+    let path = znode::topic_path(name);
+    let Some(node) = store.ensemble.get(&path).await? else {
+        return Ok(());
+    };
+    let is_doomed = store
+        .ensemble
+        .get(&znode::deletion_path(name))
+        .await?
+        .is_some();
+    if is_doomed || store.unservable.borrow().get(name) == Some(&node.data) {
+        return Ok(());
+    }
+    let settings = store.ensemble.get(&znode::topic_config_path(name)).await?;
+    let image = store.controller.borrow().image().clone();
+    let planned = plan(
+        &shard.broker.config,
+        &image,
+        name,
+        &node.data,
+        settings.as_ref(),
+    );
+    let (mut topic, mut with_id) = match planned {
+        Ok(planned) => planned,
+        Err(reason) => {
+            log::error!("Topic {name} of ZooKeeper is not served: {reason}");
+            let unservable = (name.to_owned(), node.data);
+            store.unservable.borrow_mut().extend([unservable]);
+            return Ok(());
+        }
+    };
+    if with_id.id.is_none() {
+        topic.id = store::new_topic_id(shard);
+        with_id.id = Some(topic.id);
+        let replaced = store
+            .ensemble
+            .replace(&path, with_id.encode(), node.version);
+        if !replaced.await? {
+            // Somebody changes it right now: there is another event.
+            return Ok(());
+        }
+    }
+    if let Err(refusal) = store::take_up(shard, store, Arc::new(topic), 0).await {
+        log::error!(
+            "Topic {name} of ZooKeeper is not served: {}",
+            refusal.message
+        );
+    }
+    Ok(())
 }
 
 /// The topic of a node and of the node of its settings. Settings that cannot be do not keep it
@@ -218,8 +227,10 @@ async fn deletions(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError
                 log::error!("Topic {name} is not deleted: {}", refusal.message);
                 // Kafka drops the wish, too, where topics may not be deleted.
                 if refusal.error == ResponseError::TopicDeletionDisabled {
-                    let path = format!("{}/{name}", znode::DELETIONS);
-                    store.ensemble.delete_all(&path).await?;
+                    store
+                        .ensemble
+                        .delete_all(&znode::deletion_path(&name))
+                        .await?;
                 }
             }
         }
@@ -230,46 +241,39 @@ async fn deletions(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError
 /// Settings that notifications speak of, or all.
 async fn configs(shard: &Rc<Shard>, store: &Store, all: bool) -> Result<(), EnsembleError> {
     let notifications = store.ensemble.children(znode::CONFIG_CHANGES).await?;
-    let mut newest = store.config_change.get();
-    let mut entities = Vec::new();
+    let seen = store.config_change.get();
+    let mut newest = seen;
+    let mut entities = BTreeSet::new();
     for (name, node) in &notifications {
         let Some(number) = znode::sequence(name) else {
             continue;
         };
-        if number > store.config_change.get() {
+        if number > seen {
             entities.extend(znode::decode_config_change(&node.data));
         }
         newest = newest.max(number);
     }
+    let mut brokers_changed = all;
     if all {
-        let topics = store.controller.borrow().image().clone();
-        entities = topics
-            .topics()
-            .map(|t| format!("topics/{}", t.name))
-            .collect();
-        entities.push(format!("brokers/{}", znode::ALL_BROKERS));
-        entities.push(format!("brokers/{}", shard.broker.config.node_id));
-    }
-    entities.sort();
-    entities.dedup();
-    let mut brokers_changed = false;
-    let topics = if all {
-        Some(store.ensemble.children(znode::TOPIC_CONFIGS).await?)
+        let _turn = store.turnstile.enter().await;
+        let nodes = store.ensemble.children(znode::TOPIC_CONFIGS).await?;
+        let image = store.controller.borrow().image().clone();
+        for topic in image.topics() {
+            topic_config(shard, store, &topic.name, nodes.get(&topic.name)).await;
+        }
     } else {
-        None
-    };
-    for entity in entities {
-        match entity.split_once('/') {
-            Some(("topics", name)) => {
-                let node = match &topics {
-                    Some(nodes) => nodes.get(name).cloned(),
-                    None => store.ensemble.get(&znode::topic_config_path(name)).await?,
-                };
-                topic_config(shard, store, name, node).await;
+        for entity in entities {
+            match entity.split_once('/') {
+                Some(("topics", name)) => {
+                    let _turn = store.turnstile.enter().await;
+                    let path = znode::topic_config_path(name);
+                    let node = store.ensemble.get(&path).await?;
+                    topic_config(shard, store, name, node.as_ref()).await;
+                }
+                Some(("brokers", _)) => brokers_changed = true,
+                // Quotas and users: nothing that this release has.
+                _ => {}
             }
-            Some(("brokers", _)) => brokers_changed = true,
-            // Quotas and users: nothing that this release has.
-            _ => {}
         }
     }
     if brokers_changed {
@@ -285,8 +289,8 @@ async fn configs(shard: &Rc<Shard>, store: &Store, all: bool) -> Result<(), Ense
     Ok(())
 }
 
-async fn topic_config(shard: &Rc<Shard>, store: &Store, name: &str, node: Option<Znode>) {
-    let _turn = store.turnstile.enter().await;
+/// With the turnstile only, which was entered before the node was read.
+async fn topic_config(shard: &Rc<Shard>, store: &Store, name: &str, node: Option<&Znode>) {
     let image = store.controller.borrow().image().clone();
     let Some(known) = image.topic(name) else {
         return;

@@ -176,6 +176,11 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
         .create(vec![(path.clone(), node.clone())])
         .await;
     if !is_new.map_err(no_ensemble)? {
+        let doomed = store.ensemble.get(&znode::deletion_path(&topic.name)).await;
+        if doomed.map_err(no_ensemble)?.is_some() {
+            let message = format!("Topic '{}' is marked for deletion.", topic.name);
+            return Err(storage_error(message));
+        }
         let found = store.ensemble.get(&path).await.map_err(no_ensemble)?;
         // An answer may have been lost; else a tool was faster, and its event is on its way.
         if found.is_none_or(|found| found.data != node) {
@@ -317,8 +322,7 @@ pub(super) async fn forget_nodes(store: &Store, name: &str) -> Result<(), Ensemb
         .ensemble
         .delete_all(&znode::topic_config_path(name))
         .await?;
-    let wish = format!("{}/{name}", znode::DELETIONS);
-    store.ensemble.delete_all(&wish).await
+    store.ensemble.delete_all(&znode::deletion_path(name)).await
 }
 
 pub(super) fn new_topic_id(shard: &Shard) -> Uuid {
@@ -382,7 +386,7 @@ async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
             message,
         });
     };
-    let wish = vec![(format!("{}/{name}", znode::DELETIONS), NOTHING)];
+    let wish = vec![(znode::deletion_path(name), NOTHING)];
     store.ensemble.create(wish).await.map_err(no_ensemble)?;
     let image = store.controller.borrow_mut().deleted(name);
     publish(shard, &image).await;
@@ -449,6 +453,7 @@ pub(super) async fn drop_stale_checkpoints(io: &Io, store: &Store) -> Result<(),
 
 /// The directory's new name says that it goes; its files go when nobody reads them any more.
 async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) -> bool {
+    shard.partition_when_open(name, index).await;
     let Some(partition) = shard.remove_partition(name, index) else {
         return true;
     };

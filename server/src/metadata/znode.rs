@@ -64,6 +64,12 @@ pub fn topic_path(topic: &str) -> String {
     format!("{TOPICS}/{topic}")
 }
 
+/// The wish that a topic be deleted.
+#[must_use]
+pub fn deletion_path(topic: &str) -> String {
+    format!("{DELETIONS}/{topic}")
+}
+
 /// The node of a topic's settings.
 #[must_use]
 pub fn topic_config_path(topic: &str) -> String {

@@ -11,7 +11,6 @@ const COMMIT: &str = "an offset commit is an ordinary append of acks=all";
 const DOWN: &str = "a fetch of an old version is always served";
 const FLSH: &str = "each log keeps its own flush time, nothing polls";
 const FORMAT: &str = "batches are stored in the newest format (magic 2)";
-const JITTER: &str = "segments roll without jitter";
 const JVM: &str = "no Java class is loaded; the built-in behaviour stays";
 const K848: &str = "consumer groups use the classic protocol, which every client speaks";
 const KEEP: &str = "batches are stored as the producer compressed them";
@@ -26,7 +25,6 @@ const QUOTA: &str = "clients are not throttled";
 const RATE: &str = "the rate of new connections is not bounded; max.connections is";
 const REMOTE: &str = "segments stay on the local disks; there is no tiered storage";
 const REPL: &str = "there is one node, so nothing is replicated";
-const RETAIN: &str = "old segments are not deleted in this release; watch the free space";
 const SEC: &str = "this release speaks PLAINTEXT without authentication only";
 const SHARE: &str = "there are no share groups";
 const TDIFF: &str =
@@ -175,17 +173,17 @@ pub static KEYS: &[Key] = table! {
     ["log.message.timestamp.difference.max.ms", Long, Ms, Some("9223372036854775807"), AtLeast(0), AcceptedIgnored(TDIFF), "Old spelling of the two bounds before.max.ms and after.max.ms."],
     ["log.message.timestamp.type", String, Plain, Some("CreateTime"), OneOf(&["CreateTime", "LogAppendTime"]), Acts, "Whether a record carries its producer's time or the time of append."],
     ["log.preallocate", Boolean, Plain, Some("false"), Any, AcceptedIgnored(PREALL), "Reserve a segment's full size when it is made."],
-    ["log.retention.bytes", Long, Bytes, Some("-1"), Any, AcceptedIgnored(RETAIN), "Size at which a partition's oldest segments are deleted; -1 means no bound."],
-    ["log.retention.check.interval.ms", Long, Ms, Some("300000"), AtLeast(1), AcceptedIgnored(RETAIN), "Pause between looks for segments to delete."],
-    ["log.retention.hours", Int, Hours, Some("168"), Any, AcceptedIgnored(RETAIN), "Age at which segments are deleted; log.retention.minutes and log.retention.ms go first."],
-    ["log.retention.minutes", Int, Minutes, None, Any, AcceptedIgnored(RETAIN), "Age at which segments are deleted; log.retention.ms goes first."],
-    ["log.retention.ms", Long, Ms, None, Any, AcceptedIgnored(RETAIN), "Age at which segments are deleted; -1 means never."],
+    ["log.retention.bytes", Long, Bytes, Some("-1"), Any, Acts, "Size at which a partition's oldest segments are deleted; -1 means no bound."],
+    ["log.retention.check.interval.ms", Long, Ms, Some("300000"), AtLeast(1), Acts, "Pause between looks for segments to delete."],
+    ["log.retention.hours", Int, Hours, Some("168"), Any, Acts, "Age at which segments are deleted; log.retention.minutes and log.retention.ms go first."],
+    ["log.retention.minutes", Int, Minutes, None, Any, Acts, "Age at which segments are deleted; log.retention.ms goes first."],
+    ["log.retention.ms", Long, Ms, None, Any, Acts, "Age at which segments are deleted; -1 means never."],
     ["log.roll.hours", Int, Hours, Some("168"), AtLeast(1), Acts, "Age at which a new segment starts; log.roll.ms goes first."],
-    ["log.roll.jitter.hours", Int, Hours, Some("0"), AtLeast(0), AcceptedIgnored(JITTER), "Random part taken off log.roll.hours."],
-    ["log.roll.jitter.ms", Long, Ms, None, Any, AcceptedIgnored(JITTER), "Random part taken off log.roll.ms."],
+    ["log.roll.jitter.hours", Int, Hours, Some("0"), AtLeast(0), Acts, "Random part taken off log.roll.hours."],
+    ["log.roll.jitter.ms", Long, Ms, None, Any, Acts, "Random part taken off log.roll.ms."],
     ["log.roll.ms", Long, Ms, None, Any, Acts, "Age at which a new segment starts."],
     ["log.segment.bytes", Int, Bytes, Some("1073741824"), AtLeast(14), Acts, "Size at which a new segment starts."],
-    ["log.segment.delete.delay.ms", Long, Ms, Some("60000"), AtLeast(0), AcceptedIgnored(RETAIN), "Wait between renaming a segment to .deleted and removing it."],
+    ["log.segment.delete.delay.ms", Long, Ms, Some("60000"), AtLeast(0), Acts, "Wait between renaming a segment to .deleted and removing it."],
     ["max.connection.creation.rate", Int, Plain, Some("2147483647"), AtLeast(0), AcceptedIgnored(RATE), "Most new connections a second."],
     ["max.connections", Int, Plain, Some("2147483647"), AtLeast(0), Acts, "Most connections at a time."],
     ["max.connections.per.ip", Int, Plain, Some("2147483647"), AtLeast(0), Acts, "Most connections at a time from one address."],
