@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,7 +22,6 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 TOOLS_POM = HERE.parent / "oracle/tools-pom/pom.xml"
 
-sys.dont_write_bytecode = True  # `run` has no suffix to make a cache name of
 _loader = importlib.machinery.SourceFileLoader("clients_run", str(HERE / "run"))
 run = importlib.util.module_from_spec(importlib.util.spec_from_loader("clients_run", _loader))
 _loader.exec_module(run)
@@ -270,10 +268,15 @@ def zookeepers(home, count):
         (data / "zoo.cfg").write_text("\n".join(lines) + "\n")
         servers.append(Jvm(data, "server", ["org.apache.zookeeper.server.quorum.QuorumPeerMain", str(data / "zoo.cfg")],
                            lambda server, port=client: mode(port) is not None, "-Xmx128m"))
-    for server in servers:
-        server.start(wait=False)
-    for server in servers:
-        server.wait()
+    try:
+        for server in servers:
+            server.start(wait=False)
+        for server in servers:
+            server.wait()
+    except Failed:
+        for server in servers:
+            server.kill()
+        raise
     return servers, [client for client, _, _ in ports]
 
 
