@@ -341,7 +341,7 @@ async fn spawn_ringlog(durability: Durability, args: &SpawnArgs) -> Result<Targe
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--port-file"])
         .arg(&port_file)
-        .arg("--data")
+        .arg("--data-dir")
         .arg(directory.0.join("data"))
         .args(["--durability", durability.name()]);
     if !args.no_pin {

@@ -6,7 +6,8 @@
 //! | `append` | assign offsets, write, roll |
 //! | `read` | slices for `sendfile`, look-ups by offset and timestamp, visits of batches |
 //! | `flush` | the paced checkpoint, and the clean close |
-//! | `truncate` | cut the end, drop old segments |
+//! | `truncate` | cut the end |
+//! | `retention` | which old segments may go, and how they go |
 //! | `recovery` | open a directory: what of it can be believed |
 //! | `segment`, `index`, `scan` | one segment in memory; its indexes; its batches by position |
 //! | `files`, `lock` | open files within a bound; who is next |
@@ -34,6 +35,7 @@ mod index;
 mod lock;
 mod read;
 mod recovery;
+mod retention;
 mod scan;
 mod segment;
 mod truncate;
@@ -60,6 +62,7 @@ pub use files::SegmentFiles;
 pub use index::{OFFSET_ENTRY_BYTES, TIME_ENTRY_BYTES, TimestampOffset};
 pub use read::FileSlice;
 pub use recovery::{Opening, Recovery, Truncated};
+pub use retention::{Deleted, Due, Retention};
 
 /// Appended batches whose positions are remembered: a consumer at the tail costs no read.
 const TAIL_BATCHES: usize = 64;
@@ -181,6 +184,8 @@ pub struct Log {
     state: RefCell<State>,
     /// Changes whenever bytes or segments go away: a look-up that saw it change begins again.
     generation: Cell<u64>,
+    /// Closed, or being deleted: its files are no longer its own.
+    has_ended: Cell<bool>,
     append_lock: Lock,
     flush_lock: Lock,
 }
@@ -234,6 +239,7 @@ impl Log {
             topic_id: Cell::new(topic_id),
             state: RefCell::new(state),
             generation: Cell::new(0),
+            has_ended: Cell::new(false),
             append_lock: Lock::default(),
             flush_lock: Lock::default(),
         }
@@ -346,6 +352,12 @@ impl Log {
         self.state.borrow().poison.clone()
     }
 
+    /// Ends the log: neither appends nor deletions from now on.
+    fn end(&self, reason: &str) {
+        self.has_ended.set(true);
+        self.poison(reason);
+    }
+
     fn check_writable(&self) -> Result<(), LogError> {
         let state = self.state.borrow();
         match &state.poison {
@@ -355,6 +367,13 @@ impl Log {
                 reason: reason.clone(),
             }),
         }
+    }
+
+    fn check_open(&self) -> Result<(), LogError> {
+        if self.has_ended.get() {
+            return self.check_writable();
+        }
+        Ok(())
     }
 
     fn poison_on_error<T>(&self, result: Result<T, LogError>) -> Result<T, LogError> {
@@ -379,8 +398,16 @@ impl Log {
         if let Some(file) = self.files.get(key) {
             return Ok(file);
         }
-        let path = self.path(base_offset, SegmentFileKind::Log);
-        self.files.open(key, &path, OpenMode::Write).await
+        loop {
+            let generation = self.generation.get();
+            let path = self.path(base_offset, SegmentFileKind::Log);
+            let file = self.files.open(key, &path, OpenMode::Write).await?;
+            if self.generation.get() == generation {
+                return Ok(file);
+            }
+            // What was opened may be a segment that has gone meanwhile: it must not stay open.
+            self.files.forget(key);
+        }
     }
 
     /// Moves the directory to `<topic>-<partition>.<unique>-delete`, durably: the partition is gone
@@ -391,7 +418,7 @@ impl Log {
     pub async fn rename_for_delete(&self, unique: Uuid) -> Result<PathBuf, LogError> {
         let _append = self.append_lock.lock().await;
         let _flush = self.flush_lock.lock().await;
-        self.poison("the log is being deleted");
+        self.end("the log is being deleted");
         let directory = self.directory();
         let name = directory.file_name().unwrap_or_default().to_string_lossy();
         let renamed = directory.with_file_name(directory::delete_directory_name(&name, unique));

@@ -2,7 +2,6 @@
 //! simulator.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +14,12 @@ use crate::boot::{self, FoundPartition, open_partitions};
 use crate::broker::Broker;
 use crate::config::Durability;
 use crate::group::driver;
-use crate::metadata::alter;
 use crate::metadata::state::Image;
 use crate::metadata::store::{self, Store};
+use crate::metadata::{alter, reconcile};
 use crate::net::{connection, listener};
 use crate::partition::Partition;
+use crate::retention;
 use crate::shard::{self, Mailbox, Shard};
 
 /// How often recovery points are written and producers expire (Kafka's
@@ -47,7 +47,8 @@ pub struct Beginning {
 /// How far each log is durable: topic, partition, recovery point, log start offset.
 pub type Ends = Vec<((String, i32), i64, i64)>;
 
-/// Opens a shard: its journal, its partitions. It answers its mailbox meanwhile.
+/// Opens a shard: its journal; its partitions follow, each as soon as it is recovered. It answers its
+/// mailbox meanwhile.
 ///
 /// # Errors
 /// What cannot be opened, where, and what to do.
@@ -68,7 +69,7 @@ pub async fn open(
     let durability = match config.ringlog.durability {
         Durability::PageCache => shard::Durability::PageCache,
         Durability::Durable => {
-            let directory: PathBuf = config.log_dirs[0].clone();
+            let directory = config.ringlog.journal_dir.clone();
             let mut options = JournalOptions::new(directory, u32::try_from(id).unwrap_or(0));
             options.ring_bytes = config.ringlog.journal_bytes;
             options.file_bytes = config.ringlog.journal_file_bytes;
@@ -85,7 +86,7 @@ pub async fn open(
         shard.set_store(store);
         alter::limit_connections(&shard);
     }
-    open_partitions(&shard, &partitions).await?;
+    open_partitions(&shard, &partitions);
     Ok(shard)
 }
 
@@ -100,6 +101,10 @@ pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
     shard.io.spawn(driver::keep_time(shard.clone()));
     shard.io.spawn(housekeeping(shard.clone()));
     shard.io.spawn(flush_by_time(shard.clone()));
+    if shard.id == 0 {
+        shard.io.spawn(reconcile::run(shard.clone()));
+    }
+    shard.io.spawn(retention::run(shard.clone()));
     if let Some(journal) = shard.journal() {
         let (journal, shard) = (journal.clone(), shard.clone());
         let io = shard.io.clone();
@@ -122,19 +127,13 @@ async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
         if let Err(error) = partition.log.flush().await {
             // The log of a deleted partition refuses, nobody misses it; so does one that was closed
             // meanwhile, which has synced everything itself.
-            if is_present(shard, &partition) && partition.log.is_dirty() {
+            if shard.has(&partition) && partition.log.is_dirty() {
                 return Err(std::io::Error::other(error.to_string()));
             }
         }
     }
     store::record_recovery_points(shard, recovery_points(shard)).await;
     Ok(())
-}
-
-/// Whether the partition was not deleted; another one may have its name by now.
-fn is_present(shard: &Shard, partition: &Rc<Partition>) -> bool {
-    let present = shard.partition(&partition.topic().name, partition.index);
-    present.is_some_and(|present| Rc::ptr_eq(&present, partition))
 }
 
 fn recovery_points(shard: &Shard) -> Vec<((String, i32), Uuid, i64)> {
@@ -221,6 +220,7 @@ async fn flush_by_time(shard: Rc<Shard>) {
 /// What could not be made durable; the next start recovers it then.
 pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
     shard.begin_stop();
+    shard.all_opened().await;
     let mut ends = Ends::new();
     let mut first_error = None;
     for partition in shard.partitions() {
@@ -229,7 +229,7 @@ pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
         match log.close().await {
             Ok(point) => ends.push((key, point, log.log_start_offset())),
             // It is being deleted: nobody misses it.
-            Err(_) if !is_present(shard, &partition) => continue,
+            Err(_) if !shard.has(&partition) => continue,
             Err(error) => {
                 first_error.get_or_insert(error.to_string());
                 continue;
@@ -238,6 +238,9 @@ pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
         if let Err(error) = boot::write_snapshot(shard, &partition).await {
             log::warn!("No producer snapshot: {error}");
         }
+    }
+    if shard.id == 0 {
+        shard.store().end_checkpoints().await;
     }
     if let Some(error) = first_error {
         return Err(error);

@@ -125,12 +125,14 @@ impl Partition {
         self.topic.borrow()
     }
 
-    /// Takes over changed settings; they hold from the next append on.
-    pub fn set_topic(&self, topic: Arc<Topic>) {
-        if !Arc::ptr_eq(&self.topic.borrow(), &topic) {
-            self.log.set_config(log_config(&topic, self.index));
-            self.topic.replace(topic);
+    /// Takes over changed settings; they hold from the next append on. Gives whether they differ.
+    pub fn set_topic(&self, topic: Arc<Topic>) -> bool {
+        if Arc::ptr_eq(&self.topic.borrow(), &topic) {
+            return false;
         }
+        self.log.set_config(log_config(&topic, self.index));
+        let before = self.topic.replace(topic);
+        before.config != self.topic.borrow().config
     }
 
     /// Up to where consumers may read.

@@ -9,7 +9,7 @@
 //! no longer be lost.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -132,11 +132,16 @@ pub struct Shard {
     pub random: RefCell<fastrand::Rng>,
     image: RefCell<Arc<Image>>,
     partitions: RefCell<BTreeMap<String, BTreeMap<i32, Rc<Partition>>>>,
+    /// Partitions that are still to be opened after the start.
+    opening: RefCell<BTreeSet<(String, i32)>>,
+    opened: Watcher,
     senders: RefCell<Vec<mpsc::Sender<Job>>>,
     durability: Durability,
     undurable: RefCell<VecDeque<Undurable>>,
     released: RefCell<Released>,
     store: RefCell<Option<Rc<Store>>>,
+    /// A topic has other settings: what is too old or too much may have changed.
+    pub retention_changed: Watcher,
     go: Watcher,
     stop: Watcher,
     stopping: Cell<bool>,
@@ -176,11 +181,14 @@ impl Shard {
             random: RefCell::new(random),
             image: RefCell::default(),
             partitions: RefCell::default(),
+            opening: RefCell::default(),
+            opened: Watcher::default(),
             senders: RefCell::new(senders),
             durability,
             undurable: RefCell::default(),
             released: RefCell::default(),
             store: RefCell::default(),
+            retention_changed: Watcher::default(),
             go: Watcher::default(),
             stop: Watcher::default(),
             stopping: Cell::new(false),
@@ -257,7 +265,9 @@ impl Shard {
         for (name, partitions) in &*self.partitions.borrow() {
             if let Some(topic) = image.topic(name) {
                 for partition in partitions.values() {
-                    partition.set_topic(topic.clone());
+                    if partition.set_topic(topic.clone()) {
+                        self.retention_changed.notify();
+                    }
                 }
             }
         }
@@ -278,7 +288,47 @@ impl Shard {
             .cloned()
     }
 
-    /// All partitions of this shard.
+    /// The partition, if it lives on this shard; one that is being recovered is waited for.
+    pub async fn partition_when_open(&self, topic: &str, partition: i32) -> Option<Rc<Partition>> {
+        loop {
+            let found = self.partition(topic, partition);
+            if found.is_some() || !self.is_opening(topic, partition) {
+                return found;
+            }
+            self.opened.notified().await;
+        }
+    }
+
+    fn is_opening(&self, topic: &str, partition: i32) -> bool {
+        let opening = self.opening.borrow();
+        !opening.is_empty() && opening.contains(&(topic.to_owned(), partition))
+    }
+
+    /// These partitions are going to be opened.
+    pub fn begin_opening(&self, partitions: impl IntoIterator<Item = (String, i32)>) {
+        self.opening.borrow_mut().extend(partitions);
+    }
+
+    /// This partition is open, or cannot be opened.
+    pub fn end_opening(&self, partition: &(String, i32)) {
+        self.opening.borrow_mut().remove(partition);
+        self.opened.notify();
+    }
+
+    /// Returns when no partition is being opened any more.
+    pub async fn all_opened(&self) {
+        while !self.opening.borrow().is_empty() {
+            self.opened.notified().await;
+        }
+    }
+
+    /// Whether the partition is in service: it was not deleted, another one may have its name.
+    pub fn has(&self, partition: &Rc<Partition>) -> bool {
+        let present = self.partition(&partition.topic().name, partition.index);
+        present.is_some_and(|present| Rc::ptr_eq(&present, partition))
+    }
+
+    /// All partitions of this shard that are open.
     pub fn partitions(&self) -> Vec<Rc<Partition>> {
         self.partitions
             .borrow()

@@ -17,6 +17,7 @@ mod list_offsets;
 mod metadata;
 mod pipelining;
 mod produce_fetch;
+mod retention;
 mod scene;
 mod startup;
 mod topics;

@@ -233,13 +233,14 @@ async fn settle_once(
         let partitions = found.map_or(0, |(_, partitions)| partitions);
         for partition in 0..partitions {
             match read_all(scene, connection, (topic, partition)).await? {
-                Ok((records, end)) => {
+                Ok(contents) => {
+                    let (start, end) = (contents.start, contents.end);
                     scene.tell(&format!(
-                        "after the start: {name}-{partition} ends at {end}"
+                        "after the start: {name}-{partition} has {start} to {end}"
                     ));
                     let target = (topic, partition);
                     let mut ledger = scene.ledger.borrow_mut();
-                    ledger.reconcile(target, &records, end, ending);
+                    ledger.reconcile(target, &contents, ending);
                 }
                 Err(code) => {
                     scene.tolerate("fetch", code);

@@ -96,12 +96,16 @@ pub(crate) async fn consume(scene: Rc<Scene>, targets: Vec<Target>, mut random: 
 /// The ends of a partition.
 async fn look(scene: &Scene, connection: &mut Connection, target: Target) -> Result<(), Lost> {
     let before = scene.ledger.borrow().high_watermark(target.0, target.1);
+    let start = scene.ledger.borrow().log_start(target.0, target.1);
     let (code, earliest) = list_offset(scene, connection, target, -2).await?;
     if code != 0 {
         scene.tolerate("ListOffsets", code);
         return Ok(());
     }
-    assert_eq!(earliest, 0, "the first offset of {target:?}");
+    scene
+        .ledger
+        .borrow_mut()
+        .show_log_start(target.0, target.1, earliest, start);
     let (code, latest) = list_offset(scene, connection, target, -1).await?;
     if code != 0 {
         scene.tolerate("ListOffsets", code);
@@ -122,7 +126,7 @@ async fn poll(
 ) -> Result<(), Lost> {
     let position = positions.entry(target).or_default();
     if one_in(random, 10) {
-        *position = 0;
+        *position = scene.ledger.borrow().log_start(target.0, target.1);
     }
     let mut wish = of(scene, target, *position);
     wish.max_wait_ms = pick(random, &[0, 10, 100, 500]);
@@ -134,11 +138,20 @@ async fn poll(
     let (records, high_watermark) = match fetched {
         Fetched::Records(records, high_watermark) => (records, high_watermark),
         Fetched::Error(1) => {
+            let start = scene.ledger.borrow().log_start(target.0, target.1);
+            let (code, earliest) = list_offset(scene, connection, target, -2).await?;
+            if code != 0 {
+                scene.tolerate("ListOffsets", code);
+                return Ok(());
+            }
+            let mut ledger = scene.ledger.borrow_mut();
+            ledger.show_log_start(target.0, target.1, earliest, start);
             assert!(
-                *position > before,
-                "offset {position} of {target:?} is out of range, the high watermark was {before}"
+                *position > before || *position < earliest,
+                "offset {position} of {target:?} is out of range, the log begins at {earliest}, \
+                 the high watermark was {before}"
             );
-            *position = 0;
+            *position = earliest;
             return Ok(());
         }
         Fetched::Error(code) => {
@@ -168,26 +181,49 @@ async fn poll(
     Ok(())
 }
 
-/// All records of a partition up to its high watermark, and that.
+/// What a partition has.
+pub(crate) struct Contents {
+    /// The log start offset.
+    pub(crate) start: i64,
+    /// All records from there to the high watermark.
+    pub(crate) records: Vec<Record>,
+    /// The high watermark.
+    pub(crate) end: i64,
+}
+
+/// Reads all records of a partition, or gives the error.
 pub(crate) async fn read_all(
     scene: &Scene,
     connection: &mut Connection,
     target: Target,
-) -> Result<Result<(Vec<Record>, i64), i16>, Lost> {
-    let mut records: Vec<Record> = Vec::new();
-    loop {
-        let next = records.last().map_or(0, |last| last.offset + 1);
-        let mut wish = of(scene, target, next);
-        wish.max_bytes = 1 << 20;
-        wish.partition_max_bytes = 1 << 20;
-        match fetch(connection, 11, &wish).await? {
-            Fetched::Error(code) => return Ok(Err(code)),
-            Fetched::Records(more, high_watermark) => {
-                let more = more.into_iter().filter(|record| record.offset >= next);
-                let count = records.len();
-                records.extend(more);
-                if records.len() == count || records.len() as i64 >= high_watermark {
-                    return Ok(Ok((records, high_watermark)));
+) -> Result<Result<Contents, i16>, Lost> {
+    'again: loop {
+        let (code, start) = list_offset(scene, connection, target, -2).await?;
+        if code != 0 {
+            return Ok(Err(code));
+        }
+        let mut records: Vec<Record> = Vec::new();
+        loop {
+            let next = records.last().map_or(start, |last| last.offset + 1);
+            let mut wish = of(scene, target, next);
+            wish.max_bytes = 1 << 20;
+            wish.partition_max_bytes = 1 << 20;
+            match fetch(connection, 11, &wish).await? {
+                // Retention was faster.
+                Fetched::Error(1) => continue 'again,
+                Fetched::Error(code) => return Ok(Err(code)),
+                Fetched::Records(more, end) => {
+                    let more = more.into_iter().filter(|record| record.offset >= next);
+                    let count = records.len();
+                    records.extend(more);
+                    let next = records.last().map_or(start, |last| last.offset + 1);
+                    if records.len() == count || next >= end {
+                        return Ok(Ok(Contents {
+                            start,
+                            records,
+                            end,
+                        }));
+                    }
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! The directory that a clean stop leaves: whole batches, gapless offsets, no journal.
+//! The directory that a clean stop leaves: whole batches, gapless offsets, no journal. (Where the logs
+//! begin, the clients have seen.)
 
 use std::collections::BTreeMap;
 
@@ -32,7 +33,8 @@ pub(crate) fn check(world: &World, config: &BrokerConfig, ledger: &Ledger) -> u6
     }
     for (directory, mut segments) in segments {
         segments.sort();
-        let mut next = 0;
+        // Retention takes whole segments from the beginning.
+        let mut next = segments.first().map_or(0, |(base, _)| *base);
         for (base, path) in segments {
             // As in Kafka, a compacted topic may have lost a segment that was never synced, and
             // nobody can tell that from compaction.

@@ -2,7 +2,8 @@
 //!
 //! Each record carries an id in its value, so that a record that is read back is judged alone:
 //! - it was sent, to this partition, with these bytes, and stands at one offset only;
-//! - an offset that was acknowledged or read keeps its record as long as the promise lasts;
+//! - an offset that was acknowledged or read keeps its record as long as the promise lasts, or until
+//!   the log start offset has passed it;
 //! - records of one lane (a connection, or an idempotent producer) stand in the order sent.
 //!
 //! Promises end: what only the page cache had may be lost with the power ([`Promise::Process`]),
@@ -13,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringlog_tests::records::Record;
 use uuid::Uuid;
+
+use crate::consumer::Contents;
 
 /// Names a record.
 pub(crate) type Id = u64;
@@ -58,6 +61,8 @@ struct Partition {
     sent: BTreeSet<Id>,
     /// The highest high watermark that the running generation has shown.
     high_watermark: i64,
+    /// The highest log start offset that was ever shown: it is durable before, and never goes back.
+    log_start: i64,
 }
 
 /// How sure it is that a topic exists.
@@ -407,6 +412,25 @@ impl Ledger {
         partition.high_watermark = partition.high_watermark.max(shown);
     }
 
+    /// The log start offset that a request that is sent now must find at least.
+    pub(crate) fn log_start(&self, topic: usize, partition: i32) -> i64 {
+        self.partition(topic, partition).log_start
+    }
+
+    /// A log start offset was shown to a request that was sent when it was at least `before`.
+    pub(crate) fn show_log_start(&mut self, topic: usize, partition: i32, shown: i64, before: i64) {
+        let name = self.topics[topic].name.clone();
+        assert!(
+            shown >= before,
+            "the log start offset of {name}-{partition} went back from {before} to {shown}"
+        );
+        let partition = self.partition_mut(topic, partition);
+        if shown > partition.log_start {
+            partition.log_start = shown;
+            self.count("log start offsets raised", 1);
+        }
+    }
+
     /// Records were fetched below the high watermark.
     pub(crate) fn fetched(&mut self, topic: usize, partition: i32, records: &[Record], limit: i64) {
         let promise = self.promise_of(-1);
@@ -457,21 +481,28 @@ impl Ledger {
     pub(crate) fn reconcile(
         &mut self,
         (topic, partition): (usize, i32),
-        records: &[Record],
-        end: i64,
+        contents: &Contents,
         ending: Ending,
     ) {
+        let Contents {
+            start,
+            records,
+            end,
+        } = contents;
+        let (start, end) = (*start, *end);
+        let before = self.log_start(topic, partition);
+        self.show_log_start(topic, partition, start, before);
         let name = format!("{}-{partition}", self.topics[topic].name);
         let is_doomed = self.topics[topic].is_doomed;
         let kept = |promise: Promise| match ending {
             Ending::Process => promise >= Promise::Process,
             Ending::Power => promise >= Promise::Power,
         };
-        let expected: Vec<i64> = (0..end).collect();
+        let expected: Vec<i64> = (start..end).collect();
         let offsets: Vec<i64> = records.iter().map(|record| record.offset).collect();
         assert!(
             offsets == expected,
-            "{name} has a gap: offsets {offsets:?}, high watermark {end}"
+            "{name} has a gap: offsets {offsets:?} of {start} to {end}"
         );
         let found: BTreeMap<Id, i64> = records
             .iter()
@@ -483,6 +514,12 @@ impl Ledger {
         for id in &sent {
             let record = self.records.get_mut(id).expect("sent");
             if found.contains_key(id) {
+                continue;
+            }
+            // Retention may take what stands below the log start offset, and what was acknowledged
+            // as a duplicate stands nobody knows where.
+            let is_retained = record.offset.map_or(start == 0, |offset| offset >= start);
+            if !is_retained && record.promise > Promise::None {
                 continue;
             }
             assert!(
@@ -501,7 +538,7 @@ impl Ledger {
         self.count("records lost as allowed", lost);
         self.partition_mut(topic, partition)
             .seen
-            .retain(|_, id| found.contains_key(id));
+            .retain(|offset, id| *offset < start || found.contains_key(id));
         self.check_order(&name, records, (topic, partition));
         for (id, offset) in found {
             self.stands(id, offset, promise_now);

@@ -39,6 +39,17 @@ impl Io {
         }
     }
 
+    /// When the file was written last, in milliseconds since 1970 (fstat(2)).
+    ///
+    /// # Errors
+    /// What fstat answered; `Unsupported` in the simulator.
+    pub async fn modified_ms(&self, file: &File) -> io::Result<i64> {
+        match self.file_op(FileOp::Modified(file.clone())).await? {
+            Output::Time(time) => Ok(time),
+            other => panic!("modified_ms gave {other:?}"),
+        }
+    }
+
     /// Writes all buffers at `position` through the page cache (pwritev(2)), visible to readers
     /// at once, durable only after [`Self::sync_data`].
     ///

@@ -68,6 +68,8 @@ pub enum OpenMode {
 pub(crate) enum FileOp {
     Open(PathBuf, OpenMode),
     Length(File),
+    /// When the file was written last (fstat(2)).
+    Modified(File),
     Truncate(File, u64),
     /// fallocate(2), mode 0: the length grows to at least the given one.
     Allocate(File, u64),
@@ -130,6 +132,8 @@ pub(crate) enum Output {
     Aligned(Vec<AlignedBuffer>),
     File(File),
     Length(u64),
+    /// Wall clock in milliseconds since 1970.
+    Time(i64),
     Entries(Vec<DirectoryEntry>),
     Volume(Volume),
 }

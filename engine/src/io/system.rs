@@ -92,10 +92,13 @@ pub(crate) fn receive(socket: &Socket, buffer: &mut BytesMut, limit: usize) -> i
     Ok(count)
 }
 
-/// One sendmsg(2) of the buffers from byte `offset` of the first one on.
+/// One send(2) or sendmsg(2) of the buffers from byte `offset` of the first one on.
 pub(crate) fn send(socket: &Socket, buffers: &[Bytes], offset: usize) -> io::Result<usize> {
-    let slices = io_slices(buffers, offset, usize::MAX);
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if let [one] = buffers {
+        return Ok(rustix::net::send(socket.0.fd(), &one[offset..], flags)?);
+    }
+    let slices = io_slices(buffers, offset, usize::MAX);
     let mut control = rustix::net::SendAncillaryBuffer::default();
     Ok(rustix::net::sendmsg(
         socket.0.fd(),
@@ -189,6 +192,13 @@ pub(crate) fn file_op(op: FileOp) -> Completion {
         FileOp::Length(file) => {
             let length = rustix::fs::fstat(file.0.fd())?.st_size;
             Ok(Output::Length(u64::try_from(length).unwrap_or(0)))
+        }
+        FileOp::Modified(file) => {
+            let stat = rustix::fs::fstat(file.0.fd())?;
+            let milliseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or(0) / 1_000_000;
+            Ok(Output::Time(
+                stat.st_mtime.saturating_mul(1000) + milliseconds,
+            ))
         }
         FileOp::Truncate(file, length) => nothing(rustix::fs::ftruncate(file.0.fd(), length)),
         FileOp::Allocate(file, length) => nothing(rustix::fs::fallocate(

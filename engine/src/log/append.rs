@@ -219,18 +219,19 @@ impl Log {
         Ok(())
     }
 
-    /// Closes the active segment and begins a new one at the log end offset, if the active one has
-    /// anything in it. For retention, and before compaction.
+    /// Closes the active segment and begins a new one, if the log still ends at `end` and the active
+    /// segment has anything in it; else `false`. For retention.
     ///
     /// # Errors
     /// What the I/O answered; the log is as it was.
-    pub async fn roll_segment(&self) -> Result<(), LogError> {
+    pub async fn roll_segment_at(&self, end: LogPosition) -> Result<bool, LogError> {
         let _turn = self.append_lock.lock().await;
         self.check_writable()?;
-        if self.state.borrow().active().size == 0 {
-            return Ok(());
+        if end.position == 0 || self.end_position() != end {
+            return Ok(false);
         }
-        self.roll(self.log_end_offset()).await
+        self.roll(end.offset).await?;
+        Ok(true)
     }
 
     /// Costs one open: the indexes of the closed segment are written by the next flush, which also

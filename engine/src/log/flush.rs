@@ -211,7 +211,7 @@ impl Log {
         self.flush_in_turn().await?;
         let closed = self.close_active().await;
         self.poison_on_error(closed)?;
-        self.poison("the log is closed");
+        self.end("the log is closed");
         Ok(self.recovery_point())
     }
 

@@ -503,9 +503,13 @@ impl Log {
         if let Some(indexes) = self.files.indexes(key) {
             return Ok(look_up(&indexes));
         }
+        let generation = self.generation.get();
         if let Some(indexes) = self.load_indexes(base_offset).await? {
             let indexes = Rc::new(indexes);
-            self.files.keep_indexes(key, &indexes);
+            // Of a segment that has gone meanwhile they must not stay.
+            if self.generation.get() == generation {
+                self.files.keep_indexes(key, &indexes);
+            }
             return Ok(look_up(&indexes));
         }
         let indexes = self.rebuild_indexes(base_offset).await?;
@@ -525,6 +529,7 @@ impl Log {
 
     /// Reads all headers of a segment again. The next flush writes the index files.
     async fn rebuild_indexes(&self, base_offset: i64) -> Result<Rc<Indexes>, LogError> {
+        let generation = self.generation.get();
         let file = self.file(base_offset).await?;
         let size = self.segment_size(base_offset);
         let request = ScanRequest {
@@ -545,6 +550,7 @@ impl Log {
         let indexes = Rc::new(rebuilt.indexes.clone().unwrap_or_default());
         if let Some(segment) = self.state.borrow_mut().segment_mut(base_offset)
             && segment.size == size
+            && self.generation.get() == generation
         {
             segment.largest = rebuilt.largest;
             segment.bytes_since_index = rebuilt.bytes_since_index;

@@ -185,7 +185,19 @@ impl Opener<'_> {
         let is_log =
             |name: &SegmentFileName| name.kind == SegmentFileKind::Log && name.pending.is_none();
         let logs = files.iter().filter(|(_, name)| is_log(name));
-        let bases: Vec<i64> = logs.map(|(_, name)| name.offset).collect();
+        let mut bases: Vec<i64> = logs.map(|(_, name)| name.offset).collect();
+        // What lies wholly below the log start offset was being deleted: it may have holes already,
+        // and a journal has not brought it back.
+        let start = self.opening.log_start_offset.unwrap_or(0);
+        let following = bases.iter().skip(1);
+        let gone = following.take_while(|next| **next <= start).count();
+        for base_offset in bases.drain(..gone) {
+            self.remove(&format!(
+                "{base_offset:020}{}",
+                SegmentFileKind::Log.suffix()
+            ))
+            .await?;
+        }
         for (file, name) in &files {
             let is_index = matches!(
                 name.kind,

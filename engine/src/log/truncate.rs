@@ -1,10 +1,10 @@
-//! What takes bytes away: cutting the end of the log, and dropping old segments.
+//! Cutting the end of the log.
 //!
-//! Both wait for the append and the flush that are under way, and change the generation, so that a
+//! Waits for the append and the flush that are under way, and changes the generation, so that a
 //! look-up that was under way begins again. Slices that are being sent keep their file; those of a
 //! cut end may then hold other bytes than they had, which is why only followers cut (Kafka's rule).
 
-use super::directory::{PendingSuffix, SegmentFileKind, remove_file_if_there, segment_path};
+use super::directory::{SegmentFileKind, remove_file_if_there, segment_path};
 use super::error::{IoContext, LogError};
 use super::segment::Segment;
 use super::{Log, LogPosition, create_segment_file};
@@ -46,62 +46,14 @@ impl Log {
         self.poison_on_error(result)
     }
 
-    /// Removes the segments that end at or below `offset` (retention, DeleteRecords), never the active
-    /// one, and raises the log start offset to the first that stays. Returns how many were removed.
-    /// Slices of them that are being sent stay valid.
-    ///
-    /// # Errors
-    /// What the I/O answered. The log goes on; the files are removed at the next start.
-    pub async fn delete_old_segments(&self, offset: i64) -> Result<usize, LogError> {
-        let _append = self.append_lock.lock().await;
-        let _flush = self.flush_lock.lock().await;
-        let old: Vec<Segment> = {
-            let mut state = self.state.borrow_mut();
-            let following = state.segments.iter().skip(1);
-            let count = following
-                .take_while(|following| following.base_offset <= offset)
-                .count();
-            let old = state.segments.drain(..count).collect();
-            let first = state.segments[0].base_offset;
-            state.log_start_offset = state.log_start_offset.max(first);
-            old
-        };
-        if old.is_empty() {
-            return Ok(0);
-        }
-        self.generation.set(self.generation.get() + 1);
-        let bases: Vec<i64> = old.iter().map(|segment| segment.base_offset).collect();
-        // Renamed first, all together, as Kafka does: a crash in between leaves no gap in the middle.
-        for base_offset in &bases {
-            self.rename_deleted(*base_offset).await?;
-        }
-        self.remove_segments(&bases, PendingSuffix::Deleted.suffix())
-            .await?;
-        Ok(bases.len())
-    }
-
-    async fn rename_deleted(&self, base_offset: i64) -> Result<(), LogError> {
-        for kind in SEGMENT_FILES {
-            let path = self.path(base_offset, kind);
-            let mut renamed = path.clone().into_os_string();
-            renamed.push(PendingSuffix::Deleted.suffix());
-            match self.io().rename(&path, renamed.as_ref()).await {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                other => other.at("rename", &path)?,
-            }
-        }
-        Ok(())
-    }
-
     /// Unlinks the files of segments and syncs the directory.
-    async fn remove_segments(&self, bases: &[i64], suffix: &str) -> Result<(), LogError> {
+    async fn remove_segments(&self, bases: &[i64]) -> Result<(), LogError> {
         let directory = self.directory();
         for base_offset in bases {
             self.files.forget((self.number, *base_offset));
             for kind in SEGMENT_FILES {
-                let mut path = segment_path(&directory, *base_offset, kind).into_os_string();
-                path.push(suffix);
-                remove_file_if_there(self.io(), path.as_ref()).await?;
+                let path = segment_path(&directory, *base_offset, kind);
+                remove_file_if_there(self.io(), &path).await?;
             }
         }
         self.io()
@@ -122,7 +74,7 @@ impl Log {
             later.rev().map(|segment| segment.base_offset).collect()
         };
         self.generation.set(self.generation.get() + 1);
-        self.remove_segments(&later, "").await?;
+        self.remove_segments(&later).await?;
         // The indexes of what becomes the active segment again are needed in memory.
         let is_loaded = self.state.borrow().active().indexes.is_some();
         let indexes = if is_loaded {
@@ -214,7 +166,7 @@ impl Log {
             segments.map(|segment| segment.base_offset).collect()
         };
         self.generation.set(self.generation.get() + 1);
-        self.remove_segments(&bases, "").await?;
+        self.remove_segments(&bases).await?;
         {
             let mut state = self.state.borrow_mut();
             state.segments = vec![Segment::empty(offset)];
@@ -233,7 +185,7 @@ impl Log {
 }
 
 /// What belongs to a segment and goes with it. Producer snapshots are the partition's business.
-const SEGMENT_FILES: [SegmentFileKind; 4] = [
+pub(super) const SEGMENT_FILES: [SegmentFileKind; 4] = [
     SegmentFileKind::Log,
     SegmentFileKind::Index,
     SegmentFileKind::TimeIndex,

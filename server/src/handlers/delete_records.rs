@@ -2,9 +2,8 @@
 //!
 //! - 2: flexible.
 //!
-//! In this order: the new log start offsets are durable in Kafka's checkpoint file, the logs take
-//! them over, then whole old segments go. A segment may go only when the journal has durably
-//! forgotten it: replay would bring its file back.
+//! The new log start offsets are durable in Kafka's checkpoint file before the logs take them over
+//! and whole old segments go ([`crate::retention`]).
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -21,6 +20,7 @@ use crate::handlers::fetch::read::check_leader;
 use crate::metadata::alter;
 use crate::metadata::state::{GROUP_TOPIC, TRANSACTION_TOPIC};
 use crate::partition::Partition;
+use crate::retention;
 use crate::shard::Shard;
 
 /// The offset that means the high watermark.
@@ -90,7 +90,14 @@ async fn delete_records(call: Call) -> Result<Answer, Refused> {
 async fn delete_here(shard: &Rc<Shard>, wishes: &[Wish]) -> Vec<Result<i64, ResponseError>> {
     let mut plan = Vec::with_capacity(wishes.len());
     for wish in wishes {
-        plan.push(target(shard, wish));
+        let mut planned = target(shard, wish).await;
+        if let Ok((partition, _)) = &planned
+            && let Err(error) = retention::keep_producers(shard, partition).await
+        {
+            log::error!("DeleteRecords of {}-{}: {error}", wish.topic, wish.index);
+            planned = Err(ResponseError::KafkaStorageError);
+        }
+        plan.push(planned);
     }
     let raised = |(partition, target): &(Rc<Partition>, i64)| {
         let key = (partition.topic().name.clone(), partition.index);
@@ -122,8 +129,8 @@ async fn delete_here(shard: &Rc<Shard>, wishes: &[Wish]) -> Vec<Result<i64, Resp
 }
 
 /// The partition and the offset that its log is to begin with.
-fn target(shard: &Shard, wish: &Wish) -> Result<(Rc<Partition>, i64), ResponseError> {
-    let partition = check_leader(shard, &wish.topic, wish.index, -1)?;
+async fn target(shard: &Shard, wish: &Wish) -> Result<(Rc<Partition>, i64), ResponseError> {
+    let partition = check_leader(shard, &wish.topic, wish.index, -1).await?;
     if wish.topic.as_str() == GROUP_TOPIC || wish.topic.as_str() == TRANSACTION_TOPIC {
         return Err(ResponseError::InvalidTopicException);
     }
@@ -142,37 +149,20 @@ fn target(shard: &Shard, wish: &Wish) -> Result<(Rc<Partition>, i64), ResponseEr
     }
 }
 
-async fn raise(shard: &Shard, partition: &Partition, offset: i64) -> Result<i64, ResponseError> {
-    let log = &partition.log;
-    if let Err(error) = log.set_log_start_offset(offset) {
-        log::error!("Raising a log start offset: {error}");
-        return Err(ResponseError::KafkaStorageError);
-    }
-    // The records are gone for everybody; what follows only frees space.
-    if let Err(error) = delete_segments(shard, partition).await {
+async fn raise(
+    shard: &Rc<Shard>,
+    partition: &Rc<Partition>,
+    offset: i64,
+) -> Result<i64, ResponseError> {
+    let raised = retention::raise(shard, partition, offset).await;
+    let start = partition.log.log_start_offset();
+    if let Err(error) = raised {
         let (name, index) = (partition.topic().name.clone(), partition.index);
         log::error!("Deleting old segments of {name}-{index}: {error}");
+        if start < offset {
+            return Err(ResponseError::KafkaStorageError);
+        }
     }
-    Ok(log.log_start_offset())
-}
-
-/// Deletes the segments whose records all lie below the log start offset.
-async fn delete_segments(shard: &Shard, partition: &Partition) -> Result<(), String> {
-    let log = &partition.log;
-    let start = log.log_start_offset();
-    let bases: Vec<i64> = log.segments().iter().map(|s| s.base_offset).collect();
-    let first_kept = bases.iter().copied().filter(|base| *base <= start).max();
-    let Some(first_kept) = first_kept.filter(|kept| bases.first() < Some(kept)) else {
-        return Ok(());
-    };
-    if let Some(journal) = shard.journal() {
-        let topic_id = partition.topic().id;
-        let lsn = journal.append_forget(topic_id, partition.index, first_kept);
-        let lsn = lsn.map_err(|error| error.to_string())?;
-        let durable = journal.durable(lsn).await;
-        durable.map_err(|error| error.to_string())?;
-    }
-    // Not by the log start offset: a roll meanwhile must not let more go than was forgotten.
-    let deleted = log.delete_old_segments(first_kept).await;
-    deleted.map(|_| ()).map_err(|error| error.to_string())
+    // The records are gone for everybody; the rest only frees space.
+    Ok(start)
 }

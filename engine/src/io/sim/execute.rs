@@ -58,6 +58,7 @@ fn outline(op: &Op) -> [u64; 4] {
         Op::File(op) => match op {
             FileOp::Open(path, mode) => [7, text(path), *mode as u64, 0],
             FileOp::Length(file) => [8, id_of(&file.0), 0, 0],
+            FileOp::Modified(file) => [22, id_of(&file.0), 0, 0],
             FileOp::Truncate(file, length) => [9, id_of(&file.0), *length, 0],
             FileOp::Allocate(file, length) => [10, id_of(&file.0), *length, 0],
             FileOp::Rename(from, to) => [11, text(from), text(to), 0],
@@ -131,6 +132,7 @@ impl State {
             | FileOp::Volume(path) => (path.to_string_lossy().into_owned(), false),
             FileOp::SyncDirectory(path) => (path.to_string_lossy().into_owned(), true),
             FileOp::Length(file)
+            | FileOp::Modified(file)
             | FileOp::Truncate(file, _)
             | FileOp::Allocate(file, _)
             | FileOp::ReadAt(file, ..) => (self.disk.path(id_of(&file.0)), false),
@@ -200,8 +202,8 @@ impl State {
             FileOp::CreateDirectory(path) => nothing(disk.create_directory(&path, chaos)),
             FileOp::RemoveDirectory(path) => nothing(disk.remove_directory(&path, chaos)),
             FileOp::ListDirectory(path) => Ok(Output::Entries(disk.list(&path)?)),
-            // The simulated disk has no size.
-            FileOp::Volume(_) => Err(std::io::ErrorKind::Unsupported.into()),
+            // The simulated disk has no size and no times.
+            FileOp::Volume(_) | FileOp::Modified(_) => Err(std::io::ErrorKind::Unsupported.into()),
             FileOp::SyncDirectory(path) => nothing(disk.sync_directory(&path, chaos)),
             FileOp::SyncData(file) => nothing(disk.sync(id_of(&file.0), capture, chaos)),
             FileOp::SyncRange(file, position, length) => {

@@ -1,0 +1,227 @@
+//! Retention: which old segments may go, and how they go.
+//!
+//! Which: as Kafka 3.9 (UnifiedLog.deleteOldSegments): segments wholly below the log start offset,
+//! then the oldest while the rest is still as large as `retention.bytes`, then the oldest while
+//! their largest timestamp is older than `retention.ms`; none at or above the high watermark, and
+//! the active one only after a roll.
+//!
+//! How: renamed to `.deleted` from the oldest on, which is durable at return; removed by the caller
+//! after `file.delete.delay.ms`, or by the next start. Slices that are being sent keep their file.
+//!
+//! It reads no clock: the caller says what is too old. It does not write the log start offset
+//! checkpoint and knows no journal: the caller makes the new log start offset durable before.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::directory::{PendingSuffix, remove_file_if_there};
+use super::error::{IoContext, LogError};
+use super::segment::Segment;
+use super::truncate::SEGMENT_FILES;
+use super::{Log, LogPosition};
+use crate::io::Io;
+
+/// What of a log has to stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// `retention.bytes`, if the log is to be bounded.
+    pub bytes_max: Option<u64>,
+    /// Segments whose largest timestamp lies before this are too old (now - `retention.ms`).
+    pub oldest_ms: Option<i64>,
+    /// Nothing at or above this offset may go.
+    pub high_watermark: i64,
+}
+
+/// Segments that may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The log start offset without them.
+    pub offset: i64,
+    /// How many they are.
+    pub segments: usize,
+    /// Bytes of their batches.
+    pub bytes: u64,
+    /// The end of the log if the active segment is among them: it must be rolled there first
+    /// ([`Log::roll_segment_at`]), and stays if anything has been appended meanwhile.
+    pub roll: Option<LogPosition>,
+}
+
+/// Segments that were taken out of a log, and the names that their files have now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// How many they are.
+    pub segments: usize,
+    files: Vec<PathBuf>,
+}
+
+impl Deleted {
+    /// Removes the files; one that is gone with its directory is no error. Not synced: what a crash
+    /// brings back is removed by the next start.
+    ///
+    /// # Errors
+    /// What unlink(2) answered.
+    pub async fn remove_files(self, io: &Io) -> Result<(), LogError> {
+        for file in &self.files {
+            remove_file_if_there(io, file).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Log {
+    /// The segments that may go; `None` if there are none.
+    ///
+    /// # Errors
+    /// What reading a time index answered.
+    pub async fn due_segments(&self, keep: &Retention) -> Result<Option<Due>, LogError> {
+        let generation = self.generation.get();
+        let due = self.due_segments_once(keep).await;
+        // What a deletion or a truncation meanwhile has left is looked at another time.
+        if self.generation.get() == generation {
+            due
+        } else {
+            Ok(None)
+        }
+    }
+
+    async fn due_segments_once(&self, keep: &Retention) -> Result<Option<Due>, LogError> {
+        let (start, end) = (self.log_start_offset(), self.end_position());
+        let segments = self.segments();
+        let is_below = |segment: &&super::SegmentInfo| {
+            segment.next_offset <= keep.high_watermark
+                && (segment.size > 0 || segment.base_offset != end.segment_base)
+        };
+        let may_go = segments.iter().take_while(is_below).count();
+        let following = segments.iter().skip(1);
+        let below_start = following.take_while(|next| next.base_offset <= start);
+        let mut count = below_start.count().min(may_go);
+        if let Some(bytes_max) = keep.bytes_max {
+            let bytes: u64 = segments[count..].iter().map(|s| u64::from(s.size)).sum();
+            let mut excess = bytes.checked_sub(bytes_max);
+            for segment in &segments[count..may_go] {
+                excess = excess.and_then(|excess| excess.checked_sub(segment.size.into()));
+                if excess.is_none() {
+                    break;
+                }
+                count += 1;
+            }
+        }
+        if let Some(oldest_ms) = keep.oldest_ms {
+            while count < may_go && self.age_ms(segments[count].base_offset).await? < oldest_ms {
+                count += 1;
+            }
+        }
+        if count == 0 {
+            return Ok(None);
+        }
+        let next = segments.get(count);
+        Ok(Some(Due {
+            offset: next.map_or(end.offset, |next| next.base_offset),
+            segments: count,
+            bytes: segments[..count].iter().map(|s| u64::from(s.size)).sum(),
+            roll: next.is_none().then_some(end),
+        }))
+    }
+
+    /// The largest timestamp of a segment; where its records have none, when it was written last.
+    async fn age_ms(&self, base_offset: i64) -> Result<i64, LogError> {
+        let largest = self.largest_timestamp(base_offset).await?.timestamp;
+        if largest >= 0 {
+            return Ok(largest);
+        }
+        let file = self.file(base_offset).await?;
+        match self.io().modified_ms(&file).await {
+            // The simulated disk does not know: then it is kept.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(i64::MAX),
+            other => {
+                let path = self.path(base_offset, super::SegmentFileKind::Log);
+                other.at("stat", &path)
+            }
+        }
+    }
+
+    /// Takes the segments that end at or below `offset` out of the log, never the active one, and
+    /// raises the log start offset to the first that stays. Durable at return. Slices of them that
+    /// are being sent stay valid. A log that takes no appends any more can still be shortened.
+    ///
+    /// # Errors
+    /// What the I/O answered: then the files may be back at the next start. `Poisoned` if the log
+    /// was closed or is being deleted.
+    pub async fn delete_old_segments(&self, offset: i64) -> Result<Deleted, LogError> {
+        let _flush = self.flush_lock.lock().await;
+        self.check_open()?;
+        self.sync_first_kept(offset).await?;
+        let old: Vec<Segment> = {
+            let mut state = self.state.borrow_mut();
+            let following = state.segments.iter().skip(1);
+            let count = following
+                .take_while(|following| following.base_offset <= offset)
+                .count();
+            let old = state.segments.drain(..count).collect();
+            let first = state.segments[0].base_offset;
+            state.log_start_offset = state.log_start_offset.max(first);
+            old
+        };
+        if old.is_empty() {
+            return Ok(Deleted::default());
+        }
+        self.generation.set(self.generation.get() + 1);
+        let mut deleted = Deleted {
+            segments: old.len(),
+            files: Vec::with_capacity(old.len() * SEGMENT_FILES.len()),
+        };
+        // From the oldest on: a crash in between leaves no gap in the middle.
+        for segment in &old {
+            self.files.forget((self.number, segment.base_offset));
+            self.rename_deleted(segment.base_offset, &mut deleted.files)
+                .await?;
+        }
+        let directory = self.directory();
+        let synced = self.io().sync_directory(&directory).await;
+        synced.at("sync", &directory)?;
+        Ok(deleted)
+    }
+
+    /// The old segments may be gone after a loss of power, so the next one must be there.
+    async fn sync_first_kept(&self, offset: i64) -> Result<(), LogError> {
+        let is_due = |segment: &Segment| segment.base_offset <= offset && !segment.is_entry_durable;
+        let bases: Vec<i64> = {
+            let state = self.state.borrow();
+            let due = state.segments.iter().filter(|segment| is_due(segment));
+            due.map(|segment| segment.base_offset).collect()
+        };
+        if bases.is_empty() {
+            return Ok(());
+        }
+        let directory = self.directory();
+        let synced = self.io().sync_directory(&directory).await;
+        self.poison_on_error(synced.at("sync", &directory))?;
+        let mut state = self.state.borrow_mut();
+        for base_offset in bases {
+            if let Some(segment) = state.segment_mut(base_offset) {
+                segment.is_entry_durable = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn rename_deleted(
+        &self,
+        base_offset: i64,
+        renamed: &mut Vec<PathBuf>,
+    ) -> Result<(), LogError> {
+        for kind in SEGMENT_FILES {
+            let path = self.path(base_offset, kind);
+            let mut target = path.clone().into_os_string();
+            target.push(PendingSuffix::Deleted.suffix());
+            match self.io().rename(&path, target.as_ref()).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => {
+                    other.at("rename", &path)?;
+                    renamed.push(target.into());
+                }
+            }
+        }
+        Ok(())
+    }
+}
