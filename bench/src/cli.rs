@@ -48,6 +48,8 @@ pub(crate) enum Command {
     /// Two brokers in turns under one load: ratios with intervals, and a verdict
     #[command(after_help = COMPARE_EXIT_CODES)]
     Compare(CompareArgs),
+    /// Stop a broker for known times and hold what is measured against what was done
+    SelfTest(SelfTestArgs),
     /// Instructions and CPU time of the hot paths against the committed baseline
     Gate(GateArgs),
 }
@@ -312,6 +314,17 @@ pub(crate) struct CompareArgs {
     /// The load.
     #[command(flatten)]
     pub(crate) load: ProduceArgs,
+}
+
+/// `self-test`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SelfTestArgs {
+    /// How the broker is started.
+    #[command(flatten)]
+    pub(crate) spawn_args: SpawnArgs,
+    /// Also write result.json into this folder
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// `gate`.

@@ -4,6 +4,7 @@
 //! cli        flags -> workload     marks, startup   the project's own tables
 //! gate       against the committed baseline, for CI
 //! compare    two brokers in turns      statistics   ratios, intervals, verdicts
+//! self_test  known stalls of a broker, measured and computed
 //! target     starts the broker     run              warm up, measure, verify
 //! workload   batches, pre-built    produce, fetch   the hot path, over frames and transport
 //! schedule   when requests leave   phase            window, counters, limits
@@ -30,6 +31,7 @@ mod report;
 mod resources;
 mod run;
 mod schedule;
+mod self_test;
 mod startup;
 mod statistics;
 mod target;
@@ -97,6 +99,10 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
         Command::Compare(args) => {
             pin(args.load.target.spawn_args.no_pin)?;
             compare::compare::<T>(&args).await
+        }
+        Command::SelfTest(args) => {
+            pin(args.spawn_args.no_pin)?;
+            self_test::self_test::<T>(&args).await
         }
         Command::Gate(args) => {
             pin(args.spawn_args.no_pin)?;

@@ -14,7 +14,7 @@ use crate::resources::Resources;
 /// Of every `result.json`; a change of meaning gets a new number.
 pub(crate) const SCHEMA: &str = "bench/1";
 /// A generator later than this at the 99th percentile measured itself.
-const LAG_P99_NS_MAX: u64 = 1_000_000;
+pub(crate) const LAG_P99_NS_MAX: u64 = 1_000_000;
 
 /// A `result.json`.
 #[derive(Debug, Serialize)]

@@ -9,7 +9,7 @@
 //! no longer be lost.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -132,9 +132,8 @@ pub struct Shard {
     pub random: RefCell<fastrand::Rng>,
     image: RefCell<Arc<Image>>,
     partitions: RefCell<BTreeMap<String, BTreeMap<i32, Rc<Partition>>>>,
-    /// Partitions that are still to be opened after the start.
-    opening: RefCell<BTreeSet<(String, i32)>>,
-    opened: Watcher,
+    /// Partitions that are still to be opened after the start, and who waits for each.
+    opening: RefCell<BTreeMap<(String, i32), Vec<oneshot::Sender<()>>>>,
     senders: RefCell<Vec<mpsc::Sender<Job>>>,
     durability: Durability,
     undurable: RefCell<VecDeque<Undurable>>,
@@ -182,7 +181,6 @@ impl Shard {
             image: RefCell::default(),
             partitions: RefCell::default(),
             opening: RefCell::default(),
-            opened: Watcher::default(),
             senders: RefCell::new(senders),
             durability,
             undurable: RefCell::default(),
@@ -290,35 +288,47 @@ impl Shard {
 
     /// The partition, if it lives on this shard; one that is being recovered is waited for.
     pub async fn partition_when_open(&self, topic: &str, partition: i32) -> Option<Rc<Partition>> {
-        loop {
-            let found = self.partition(topic, partition);
-            if found.is_some() || !self.is_opening(topic, partition) {
-                return found;
-            }
-            self.opened.notified().await;
+        let found = self.partition(topic, partition);
+        if found.is_none() && !self.opening.borrow().is_empty() {
+            self.opened(&(topic.to_owned(), partition)).await;
+            return self.partition(topic, partition);
         }
+        found
     }
 
-    fn is_opening(&self, topic: &str, partition: i32) -> bool {
-        let opening = self.opening.borrow();
-        !opening.is_empty() && opening.contains(&(topic.to_owned(), partition))
+    /// Returns when the partition is not being opened, or not any more.
+    async fn opened(&self, partition: &(String, i32)) {
+        let opened = self.opening.borrow_mut().get_mut(partition).map(|waiting| {
+            let (waits, opened) = oneshot::channel();
+            waiting.push(waits);
+            opened
+        });
+        if let Some(opened) = opened {
+            // The end is told by letting go of the other half.
+            let _ = opened.await;
+        }
     }
 
     /// These partitions are going to be opened.
     pub fn begin_opening(&self, partitions: impl IntoIterator<Item = (String, i32)>) {
-        self.opening.borrow_mut().extend(partitions);
+        let mut opening = self.opening.borrow_mut();
+        opening.extend(partitions.into_iter().map(|key| (key, Vec::new())));
     }
 
     /// This partition is open, or cannot be opened.
     pub fn end_opening(&self, partition: &(String, i32)) {
-        self.opening.borrow_mut().remove(partition);
-        self.opened.notify();
+        let waiting = self.opening.borrow_mut().remove(partition);
+        drop(waiting);
     }
 
     /// Returns when no partition is being opened any more.
     pub async fn all_opened(&self) {
-        while !self.opening.borrow().is_empty() {
-            self.opened.notified().await;
+        loop {
+            let next = self.opening.borrow().keys().next().cloned();
+            match next {
+                Some(partition) => self.opened(&partition).await,
+                None => return,
+            }
         }
     }
 

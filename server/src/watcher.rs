@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::task::{Poll, Waker};
 
-/// Remembers one notification until it is taken.
+/// Remembers one notification until it is taken, for one who waits.
 #[derive(Default)]
 pub struct Watcher {
     notified: Cell<bool>,
