@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::config::BrokerConfig;
 use crate::metadata::reconcile;
-use crate::metadata::state::{Image, Topic};
+use crate::metadata::state::{Image, Topic, new_topic_id};
 use crate::metadata::store::Places;
 use crate::metadata::znode::TopicNode;
 
@@ -103,7 +103,7 @@ pub async fn find(
         }
         (Some(id), _) => id.clone(),
         (None, Some(known)) => known,
-        (None, None) => directory::encode_uuid(new_id(random)),
+        (None, None) => directory::encode_uuid(new_topic_id(random)),
     };
     complete_identity(io, config, &cluster_id).await?;
     replay(io, &config.ringlog.journal_dir, &on_disk).await?;
@@ -127,10 +127,6 @@ pub async fn find(
         places,
         partitions,
     })
-}
-
-fn new_id(random: &mut fastrand::Rng) -> Uuid {
-    uuid::Builder::from_random_bytes(random.u128(..).to_be_bytes()).into_uuid()
 }
 
 /// Kafka's InconsistentClusterIdException.
@@ -395,7 +391,8 @@ fn ids_on_disk(
             (_, Some(id)) => *known = Some(*id),
         }
     }
-    let named = |(name, id): (String, Option<Uuid>)| (name, id.unwrap_or_else(|| new_id(random)));
+    let named =
+        |(name, id): (String, Option<Uuid>)| (name, id.unwrap_or_else(|| new_topic_id(random)));
     Ok(ids.into_iter().map(named).collect())
 }
 
@@ -493,7 +490,7 @@ fn add_known_topics(
             }
             topic.id = here
                 .find_map(|found| found.id)
-                .unwrap_or_else(|| new_id(random));
+                .unwrap_or_else(|| new_topic_id(random));
             unenrolled.push(name.clone());
         }
         image.insert(topic);

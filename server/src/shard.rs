@@ -321,6 +321,21 @@ impl Shard {
         drop(waiting);
     }
 
+    /// Returns when no partition of a topic is being opened any more.
+    pub async fn topic_opened(&self, topic: &str) {
+        loop {
+            let is_of_topic = |(name, _): &&(String, i32)| name == topic;
+            let next = match &*self.opening.borrow() {
+                opening if opening.is_empty() => None,
+                opening => opening.keys().find(is_of_topic).cloned(),
+            };
+            match next {
+                Some(partition) => self.opened(&partition).await,
+                None => return,
+            }
+        }
+    }
+
     /// Returns when no partition is being opened any more.
     pub async fn all_opened(&self) {
         loop {

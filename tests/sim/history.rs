@@ -119,6 +119,7 @@ fn configuration(random: &mut Random) -> BrokerConfig {
             "offsets.topic.segment.bytes={}",
             pick(random, &[4096, 65_536])
         ),
+        format!("log.preallocate={}", one_in(random, 3)),
         "group.min.session.timeout.ms=100".to_owned(),
         "auto.create.topics.enable=false".to_owned(),
         format!(
@@ -199,8 +200,8 @@ impl History {
         );
         let node = self.start(weather);
         // An early end strikes the start itself.
-        let is_early = one_in(&mut self.random, 4);
-        let steps = if is_early { self.steps(9) } else { u64::MAX };
+        let is_early = one_in(&mut self.random, 3);
+        let steps = if is_early { self.steps(12) } else { u64::MAX };
         let scene = self.scene.clone();
         // A disk that fails may never let it get ready.
         let patience = if weather.is_troubled() {

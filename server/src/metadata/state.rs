@@ -105,6 +105,19 @@ impl Image {
     }
 }
 
+/// A topic id that none has yet. As Kafka's (`Uuid.randomUuid`) its text never begins with a dash,
+/// which tools would take for an option.
+pub fn new_topic_id(random: &mut fastrand::Rng) -> Uuid {
+    loop {
+        let bytes = random.u128(..).to_be_bytes();
+        let id = uuid::Builder::from_random_bytes(bytes).into_uuid();
+        // The first of the 22 letters is the upper six bits; a dash is the 62nd.
+        if id.as_bytes()[0] >> 2 != 62 {
+            return id;
+        }
+    }
+}
+
 /// The shard that owns a partition: spread by topic, then one after the other.
 pub fn owner_shard(topic: &str, partition: i32, shards: usize) -> usize {
     let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
@@ -155,6 +168,15 @@ mod tests {
         }
         for bad in ["", ".", "..", "a b", "ä", "a/b", &"x".repeat(250)] {
             assert!(validate_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_topic_id_begins_with_a_dash() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..2000 {
+            let text = ringlog_engine::log::directory::encode_uuid(new_topic_id(&mut random));
+            assert!(!text.starts_with('-'), "{text}");
         }
     }
 

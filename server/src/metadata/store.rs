@@ -28,7 +28,7 @@ use uuid::Uuid;
 use super::controller::{Controller, Refusal};
 use super::ensemble::{Ensemble, EnsembleError};
 use super::reconcile::Change;
-use super::state::{GROUP_TOPIC, Image, Topic};
+use super::state::{self, GROUP_TOPIC, Image, Topic};
 use super::znode::{self, TopicNode};
 use crate::boot::checkpoint_entry;
 use crate::group::driver;
@@ -326,8 +326,7 @@ pub(super) async fn forget_nodes(store: &Store, name: &str) -> Result<(), Ensemb
 }
 
 pub(super) fn new_topic_id(shard: &Shard) -> Uuid {
-    let bytes = shard.random.borrow_mut().u128(..).to_be_bytes();
-    uuid::Builder::from_random_bytes(bytes).into_uuid()
+    state::new_topic_id(&mut shard.random.borrow_mut())
 }
 
 pub(crate) async fn open_new(
