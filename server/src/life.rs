@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::boot::{self, FoundPartition, open_partitions};
 use crate::broker::Broker;
+use crate::compaction;
 use crate::config::Durability;
 use crate::group::driver;
 use crate::metadata::alter;
@@ -102,6 +103,7 @@ pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
     shard.io.spawn(housekeeping(shard.clone()));
     shard.io.spawn(flush_by_time(shard.clone()));
     shard.io.spawn(retention::run(shard.clone()));
+    shard.io.spawn(compaction::run(shard.clone()));
     if let Some(journal) = shard.journal() {
         let (journal, shard) = (journal.clone(), shard.clone());
         let io = shard.io.clone();
