@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::compare::{Measure, Side};
 use crate::failure::Failure;
+use crate::fetch::FETCH_BYTES_LIMIT;
 use crate::phase::Limit;
 use crate::schedule::{Arrival, Pace};
 use crate::target::{Durability, Kind, SpawnArgs};
@@ -43,6 +45,11 @@ pub(crate) enum Command {
     Startup(StartupArgs),
     /// The marks of the project, Ringlog and Apache Kafka interleaved, written to results/
     Marks(MarksArgs),
+    /// Two brokers in turns under one load: ratios with intervals, and a verdict
+    #[command(after_help = COMPARE_EXIT_CODES)]
+    Compare(CompareArgs),
+    /// Instructions and CPU time of the hot paths against the committed baseline
+    Gate(GateArgs),
 }
 
 /// Which broker, and where the result goes.
@@ -202,9 +209,23 @@ pub(crate) struct FetchArgs {
     /// Bytes of batches to fill the topic with
     #[arg(long, value_parser = bytes, default_value = "256MiB")]
     pub(crate) fill: u64,
+    /// Bytes that a consumer asks for at once (max.partition.fetch.bytes)
+    #[arg(long, value_parser = bytes, default_value = "1MiB")]
+    pub(crate) fetch_bytes: u64,
     /// How often each connection reads its partition
     #[arg(long, default_value_t = 8)]
     pub(crate) passes: usize,
+}
+
+impl FetchArgs {
+    /// The topic, its filling, and how it is fetched.
+    pub(crate) fn workload(&self) -> Result<Workload, Failure> {
+        let bytes = i32::try_from(self.fetch_bytes).unwrap_or(i32::MAX);
+        Ok(Workload {
+            fetch_bytes_max: bytes.min(FETCH_BYTES_LIMIT),
+            ..self.load.workload()?
+        })
+    }
 }
 
 /// `startup`.
@@ -270,6 +291,55 @@ pub(crate) struct MarksArgs {
     pub(crate) machine: Option<String>,
 }
 
+const COMPARE_EXIT_CODES: &str = "Exit codes: 0 B is the same or faster, 1 failed or invalid, 2 usage, 3 B is slower, 4 cannot tell";
+
+/// `compare`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CompareArgs {
+    /// ringlog[=FILE], kafka[=VERSION] or HOST:PORT[@PID]
+    pub(crate) a: Side,
+    /// The other side
+    pub(crate) b: Side,
+    /// How many pairs of runs
+    #[arg(long, default_value_t = 8)]
+    pub(crate) pairs: usize,
+    /// A change up to here does not matter: 2%
+    #[arg(long, value_name = "PERCENT", value_parser = share, default_value = "2%")]
+    pub(crate) margin: f64,
+    /// What the exit code goes by
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub(crate) measure: Measure,
+    /// The load.
+    #[command(flatten)]
+    pub(crate) load: ProduceArgs,
+}
+
+/// `gate`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GateArgs {
+    /// How brokers are started.
+    #[command(flatten)]
+    pub(crate) spawn_args: SpawnArgs,
+    /// The committed numbers
+    #[arg(long, value_name = "FILE", default_value = "results/baseline.json")]
+    pub(crate) baseline: PathBuf,
+    /// Accept what is measured as the new baseline
+    #[arg(long)]
+    pub(crate) update: bool,
+    /// Only entries with this word in their name
+    #[arg(long, value_name = "WORD")]
+    pub(crate) only: Option<String>,
+    /// The ringlog-hot-paths binary [default: beside this one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hot_paths: Option<PathBuf>,
+    /// Only the hot paths: no broker is started
+    #[arg(long)]
+    pub(crate) no_broker: bool,
+    /// Do so many per cent more work than is told: what a slow-down looks like
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, hide = true)]
+    pub(crate) plant: u64,
+}
+
 /// `64`, `10k`, `16KiB`, `1M`, `2GB`: k, M, G are decimal, Ki, Mi, Gi binary.
 fn bytes(text: &str) -> Result<u64, String> {
     let text = text.trim_end_matches('B');
@@ -315,6 +385,17 @@ fn duration(text: &str) -> Result<Duration, String> {
         }
     }
     Err("needs a unit: ms, s or m".to_owned())
+}
+
+/// `5%` or `0.05`.
+fn share(text: &str) -> Result<f64, String> {
+    let (number, unit) = match text.strip_suffix('%') {
+        Some(number) => (number, 100.0),
+        None => (text, 1.0),
+    };
+    let share = number.parse::<f64>().map(|number| number / unit);
+    let share = share.ok().filter(|share| (0.0..=10.0).contains(share));
+    share.ok_or_else(|| "must be a share such as 5% or 0.05".to_owned())
 }
 
 fn acks(text: &str) -> Result<i16, String> {

@@ -71,6 +71,16 @@ impl Environment {
         format!("{}-{}cpu", words.join("-"), self.cpus)
     }
 
+    /// Of the project.
+    pub(crate) fn commit(&self) -> &str {
+        &self.commit
+    }
+
+    /// The compiler here.
+    pub(crate) fn rustc(&self) -> &str {
+        &self.rustc
+    }
+
     /// `2026-11-22`.
     pub(crate) fn date(&self) -> &str {
         self.started_utc.split('T').next().unwrap_or_default()
@@ -135,7 +145,8 @@ fn commit() -> String {
     }
 }
 
-fn output(program: &str, arguments: &[&str]) -> String {
+/// What a program prints, or "unknown".
+pub(crate) fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     match output {
         Ok(output) if output.status.success() => {

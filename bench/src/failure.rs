@@ -46,6 +46,15 @@ pub(crate) enum Failure {
     /// The broker under test could not be started or stopped.
     #[error("{0}")]
     Target(String),
+    /// The gate found something slower than its baseline.
+    #[error("{0}")]
+    Regressed(String),
+    /// A comparison found the second side slower.
+    #[error("B is slower: {0}")]
+    Slower(&'static str),
+    /// A comparison has no answer.
+    #[error("cannot tell whether B differs: {0}; more --pairs or a longer --duration may")]
+    CannotTell(&'static str),
     /// SIGINT or SIGTERM.
     #[error("interrupted: no result")]
     Interrupted,
@@ -55,6 +64,15 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The program's exit code.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Slower(_) => 3,
+            Self::CannotTell(_) => 4,
+            _ => 1,
+        }
+    }
+
     /// An adapter for `map_err`.
     pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();

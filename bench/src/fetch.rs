@@ -13,6 +13,8 @@ use crate::verify::{Catalog, LogCheck, Violation};
 
 /// What consumers ask for by default (`max.partition.fetch.bytes`).
 pub(crate) const FETCH_BYTES_MAX: i32 = 1 << 20;
+/// Larger answers would not fit the generator's largest frame.
+pub(crate) const FETCH_BYTES_LIMIT: i32 = 64 << 20;
 /// Empty answers in a row, each after up to 500 ms, before the rest of a log counts as lost.
 const EMPTY_ANSWERS_MAX: u32 = 40;
 
@@ -31,13 +33,14 @@ impl<T: Transport> Reader<T> {
         address: SocketAddr,
         topic: &str,
         partition: usize,
+        bytes_max: i32,
     ) -> Result<Self, Failure> {
         let connection = T::connect(address).await;
         let index = i32::try_from(partition).expect("checked against its limit");
         Ok(Self {
             connection: connection.map_err(Failure::system(format!("connecting to {address}")))?,
             inbox: Inbox::new(2 << 20),
-            frame: FetchFrame::new(topic, index, FETCH_BYTES_MAX),
+            frame: FetchFrame::new(topic, index, bytes_max),
             partition,
             correlation_id: 0,
         })
@@ -110,6 +113,8 @@ pub(crate) struct FetchPlan {
     pub(crate) ranges: Vec<(i64, i64)>,
     /// Connection `i` reads partition `i % partitions`.
     pub(crate) connections: usize,
+    /// Bytes that one answer may have.
+    pub(crate) bytes_max: i32,
     /// How often each connection reads its partition.
     pub(crate) passes: usize,
     /// What the batches must be; `None` only checks offsets.
@@ -137,7 +142,7 @@ pub(crate) async fn fetch_all<T: Transport>(
     let mut readers = Vec::new();
     for connection in 0..plan.connections {
         let partition = connection % plan.ranges.len();
-        readers.push(Reader::<T>::connect(address, &plan.topic, partition).await?);
+        readers.push(Reader::<T>::connect(address, &plan.topic, partition, plan.bytes_max).await?);
     }
     let plan = Rc::new(plan);
     let phase = Phase::begin(Limit {

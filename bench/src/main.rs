@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! cli        flags -> workload     marks, startup   the project's own tables
+//! gate       against the committed baseline, for CI
+//! compare    two brokers in turns      statistics   ratios, intervals, verdicts
 //! target     starts the broker     run              warm up, measure, verify
 //! workload   batches, pre-built    produce, fetch   the hot path, over frames and transport
 //! schedule   when requests leave   phase            window, counters, limits
@@ -10,15 +12,17 @@
 //! ```
 //! Invariants: nothing on the hot path encodes, allocates per record or asks the server's code; every
 //! number comes with its verification; a failed or invalid run exits with a code that is not 0.
-//! Exit codes: 0 valid, 1 failed or invalid, 2 usage (clap's).
+//! Exit codes: 0 valid, 1 failed or invalid, 2 usage (clap's); of `compare` also 3 slower, 4 cannot tell.
 #![forbid(unsafe_code)]
 
 mod cli;
 mod client;
+mod compare;
 mod environment;
 mod failure;
 mod fetch;
 mod frames;
+mod gate;
 mod marks;
 mod phase;
 mod produce;
@@ -27,6 +31,7 @@ mod resources;
 mod run;
 mod schedule;
 mod startup;
+mod statistics;
 mod target;
 mod transport;
 mod verify;
@@ -58,7 +63,7 @@ fn main() -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(failure)) | Err(failure) => {
             complain(&failure);
-            ExitCode::FAILURE
+            ExitCode::from(failure.exit_code())
         }
     }
 }
@@ -89,6 +94,14 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
             pin(args.spawn_args.no_pin)?;
             marks::marks::<T>(&args).await
         }
+        Command::Compare(args) => {
+            pin(args.load.target.spawn_args.no_pin)?;
+            compare::compare::<T>(&args).await
+        }
+        Command::Gate(args) => {
+            pin(args.spawn_args.no_pin)?;
+            gate::gate::<T>(&args).await
+        }
     }
 }
 
@@ -110,7 +123,7 @@ async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
 }
 
 async fn fetch<T: Transport>(args: &FetchArgs) -> Result<(), Failure> {
-    let workload = args.load.workload()?;
+    let workload = args.workload()?;
     let (target, environment) = begin(&args.target).await?;
     let broker = Broker {
         address: target.address,

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::client::{Client, Inbox, accept};
 use crate::failure::Failure;
-use crate::fetch::Reader;
+use crate::fetch::{FETCH_BYTES_MAX, Reader};
 use crate::frames::{self, parse_produce};
 use crate::phase::{Counted, Limit, Pending, Phase, Window, wait_until};
 use crate::schedule::Schedule;
@@ -134,12 +134,13 @@ impl<T: Transport> Producers<T> {
     /// Checks ends of logs, then reads them back whole. Gives the number of records compared.
     pub(crate) async fn verify(&self, client: &mut Client<T::Connection>) -> Result<u64, Failure> {
         let ends = self.settled_ends(client).await?;
+        let topic = &self.workload.topic;
         let mut records = 0;
         for (partition, end) in ends.iter().enumerate() {
             let connections = self.producers.len();
             let mut check = LogCheck::new(partition, self.begin_offsets[partition], connections);
             let mut reader =
-                Reader::<T>::connect(self.address, &self.workload.topic, partition).await?;
+                Reader::<T>::connect(self.address, topic, partition, FETCH_BYTES_MAX).await?;
             reader
                 .read_log(&mut check, *end, Some(&self.catalog), |_, _| {})
                 .await?;

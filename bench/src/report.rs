@@ -117,6 +117,16 @@ impl Latency {
         }
     }
 
+    /// The middle.
+    pub(crate) fn p50_us(&self) -> f64 {
+        self.p50_us
+    }
+
+    /// The 99th percentile.
+    pub(crate) fn p99_us(&self) -> f64 {
+        self.p99_us
+    }
+
     fn line(&self, name: &str) -> String {
         format!(
             "{name:<12} min {:.0} us, p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us",

@@ -98,6 +98,7 @@ pub(crate) async fn fetch<T: Transport>(
         topic: topic.clone(),
         ranges: ranges.clone(),
         connections: workload.connections,
+        bytes_max: workload.fetch_bytes_max,
         passes,
         catalog: workload.verify.then(|| producers.catalog()),
         writers: filler.connections,

@@ -102,6 +102,11 @@ impl SplitMix64 {
         mixed ^ (mixed >> 31)
     }
 
+    /// Uniform in 0..bound; the bias of the remainder is below bound / 2^64.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).expect("below a usize")
+    }
+
     /// Exponentially distributed with mean 1.
     fn exponential(&mut self) -> f64 {
         // 53 bits make a double in [0, 1); the logarithm needs (0, 1].

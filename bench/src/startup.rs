@@ -27,9 +27,15 @@ pub(crate) struct Start {
 
 /// Waits for the first acknowledged produce of a broker that was just spawned.
 pub(crate) async fn measure<T: Transport>(target: &Target) -> Result<Start, Failure> {
+    first_answer::<T>(target).await?;
+    idle(target).await
+}
+
+/// Waits until a broker that was just spawned acknowledges a produce.
+pub(crate) async fn first_answer<T: Transport>(target: &Target) -> Result<(), Failure> {
     loop {
         match first_produce::<T>(target).await {
-            Ok(()) => break,
+            Ok(()) => return Ok(()),
             Err(error) if target.spawned.elapsed() > PATIENCE => return Err(error),
             // It does not listen yet, or its first topic has no leader yet.
             Err(Failure::System { .. } | Failure::Closed { .. }) => {}
@@ -38,6 +44,9 @@ pub(crate) async fn measure<T: Transport>(target: &Target) -> Result<Start, Fail
         }
         pause().await;
     }
+}
+
+async fn idle(target: &Target) -> Result<Start, Failure> {
     let first_produce_ms = Instant::now()
         .saturating_duration_since(target.spawned)
         .as_secs_f64()

@@ -70,6 +70,9 @@ pub(crate) struct SpawnArgs {
     /// Leave threads where the system puts them
     #[arg(long)]
     pub(crate) no_pin: bool,
+    /// What `ringlog serve` is run by: words before the binary.
+    #[arg(skip)]
+    pub(crate) wrapper: Vec<String>,
 }
 
 impl SpawnArgs {
@@ -108,16 +111,22 @@ enum Process {
 
 /// A directory that goes with its broker.
 #[derive(Debug)]
-struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    fn new(args: &SpawnArgs, name: &str) -> Result<Self, Failure> {
+    /// An empty one in the working directory of `args`.
+    pub(crate) fn new(args: &SpawnArgs, name: &str) -> Result<Self, Failure> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("ringlog-bench-{}-{number}-{name}", std::process::id());
         let path = args.work_dir().join(name);
         fs::create_dir_all(&path).map_err(Failure::system(format!("making {}", path.display())))?;
         Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     fn log_tail(&self) -> String {
@@ -320,7 +329,15 @@ async fn spawn_ringlog(durability: Durability, args: &SpawnArgs) -> Result<Targe
         .try_clone()
         .map_err(Failure::system("sharing the log"))?;
     let port_file = directory.0.join("port");
-    let mut command = Command::new(&binary);
+    let mut words = args.wrapper.iter().map(std::ffi::OsString::from);
+    let mut command = match words.next() {
+        Some(first) => {
+            let mut command = Command::new(first);
+            command.args(words).arg(&binary);
+            command
+        }
+        None => Command::new(&binary),
+    };
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--port-file"])
         .arg(&port_file)
@@ -445,6 +462,7 @@ mod tests {
             work_dir: None,
             broker_arg: Vec::new(),
             no_pin: true,
+            wrapper: Vec::new(),
         };
         for kind in [Kind::Ringlog, Kind::Kafka] {
             let spawned = Target::spawn(kind, Durability::PageCache, &args);
@@ -462,6 +480,7 @@ mod tests {
             work_dir: None,
             broker_arg: Vec::new(),
             no_pin: true,
+            wrapper: Vec::new(),
         };
         for kind in [Kind::Ringlog, Kind::Kafka] {
             let spawned = Target::spawn(kind, Durability::Durable, &args);

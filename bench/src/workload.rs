@@ -3,6 +3,7 @@
 use ringlog_engine::record::{BatchBuilder, Compression};
 
 use crate::failure::Failure;
+use crate::fetch::FETCH_BYTES_MAX;
 use crate::schedule::{Pace, SplitMix64};
 
 /// All batches of all pools together stay about this small: two copies are held, and a pool that
@@ -34,6 +35,8 @@ pub(crate) struct Workload {
     pub(crate) pace: Pace,
     /// Of payloads and arrivals.
     pub(crate) seed: u64,
+    /// Bytes that a consumer asks for at once.
+    pub(crate) fetch_bytes_max: i32,
     /// Whether the log is read back and compared.
     pub(crate) verify: bool,
 }
@@ -50,6 +53,7 @@ impl Default for Workload {
             records_per_batch: 1,
             pace: Pace::Closed,
             seed: 42,
+            fetch_bytes_max: FETCH_BYTES_MAX,
             verify: true,
         }
     }

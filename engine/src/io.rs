@@ -75,6 +75,8 @@ struct Inner {
     wall_ms: Cell<i64>,
     turn_count: Cell<u64>,
     completions: RefCell<Vec<(Token, Completion)>>,
+    /// Tasks that let all others go first.
+    yielded: RefCell<Vec<Waker>>,
 }
 
 #[derive(Default)]
@@ -124,7 +126,8 @@ impl Io {
             now: Cell::new(Instant::default()),
             wall_ms: Cell::new(0),
             turn_count: Cell::new(0),
-            completions: RefCell::new(Vec::new()),
+            completions: RefCell::default(),
+            yielded: RefCell::default(),
         };
         let io = Io {
             inner: Rc::new(inner),
@@ -194,8 +197,8 @@ impl Io {
         }
     }
 
-    /// One turn: runs the ready tasks, submits what they asked for, takes completions and due
-    /// timers. Waits in the kernel if nothing is ready and `may_wait`. Returns whether anything
+    /// One turn: runs tasks until none is ready, submits what they asked for, takes completions and
+    /// due timers. Waits in the kernel if nothing is ready and `may_wait`. Returns whether anything
     /// ran, completed or came due.
     pub fn turn(&self, may_wait: bool) -> bool {
         self.turn_if(|| may_wait)
@@ -205,8 +208,14 @@ impl Io {
     fn turn_if(&self, may_wait: impl FnOnce() -> bool) -> bool {
         self.inner.turn_count.update(|count| count + 1);
         let mut progress = self.inner.executor.run_ready();
+        let yielded = self.inner.yielded.take();
+        if !yielded.is_empty() {
+            yielded.into_iter().for_each(Waker::wake);
+            progress |= self.inner.executor.run_ready();
+        }
         let queue = self.inner.executor.queue();
-        let sleep = may_wait() && queue.prepare_sleep();
+        let is_idle = self.inner.yielded.borrow().is_empty();
+        let sleep = is_idle && may_wait() && queue.prepare_sleep();
         let timeout = if sleep {
             self.time_to_next_timer()
         } else {

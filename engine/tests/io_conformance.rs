@@ -317,13 +317,17 @@ async fn tasks_run_and_join(rig: Rig) {
 async fn timers_fire_in_the_order_of_their_deadlines(rig: Rig) {
     let fired = Rc::new(RefCell::new(Vec::new()));
     let start = rig.io.now();
+    // Each in a task of its own: the order is that of the wake-ups, also where several are late at once.
     let sleeps = [30, 10, 20, 0, 10].into_iter().enumerate().map(|(n, ms)| {
         let (fired, io) = (fired.clone(), rig.io.clone());
-        async move {
+        let (sender, receiver) = oneshot::channel();
+        rig.io.spawn(async move {
             io.sleep_until(start + MS * ms).await;
             assert!(io.now() >= start + MS * ms);
             fired.borrow_mut().push((ms, n));
-        }
+            sender.send(()).unwrap();
+        });
+        receiver
     });
     join_all(sleeps).await;
     let expected = vec![(0, 3), (10, 1), (10, 4), (20, 2), (30, 0)];

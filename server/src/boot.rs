@@ -1,144 +1,179 @@
 //! From log directories to a running broker: what is found, replayed, opened.
 //!
 //! All of it goes through [`Io`], so that the simulator can crash at any point of it. Order:
-//! identity, partitions and their topic ids, journals replayed into segments, then each shard
-//! opens its partitions ([`open_partitions`]) and recovers those that need it.
+//! identity, partitions and their topic ids, journals replayed into segments, what ZooKeeper says of
+//! them; then each shard opens its partitions ([`open_partitions`]), recovers those that need it and
+//! makes those that are missing.
 
+pub mod cluster;
 mod openings;
+mod partitions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
-use bytes::Bytes;
-use futures_util::future;
-use ringlog_engine::io::Io;
+use ringlog_engine::io::{DirectoryEntry, Io};
 use ringlog_engine::journal::{self, Target};
+use ringlog_engine::log::Opening;
 use ringlog_engine::log::directory::{
-    self, DELETE_DIRECTORY_SUFFIX, MetaProperties, PartitionDirectory, SegmentFileKind,
-    SegmentFileName, segment_path,
+    self, DELETE_DIRECTORY_SUFFIX, MetaProperties, PartitionDirectory,
 };
-use ringlog_engine::log::{Log, Opening, SegmentFiles};
 use uuid::Uuid;
 
 use crate::config::BrokerConfig;
-use crate::group::driver;
-use crate::metadata::alter;
-use crate::metadata::controller::Controller;
-use crate::metadata::doomed;
-use crate::metadata::state::{GROUP_TOPIC, Image, Topic};
-use crate::metadata::store::{PRODUCER_IDS_FILE, Places, TOPICS_FILE, parse_topics, read_text};
-use crate::partition::{Partition, log_config};
-use crate::producer_state::ProducerState;
-use crate::shard::Shard;
+use crate::metadata::reconcile;
+use crate::metadata::state::{Image, Topic};
+use crate::metadata::store::Places;
+use crate::metadata::znode::TopicNode;
 
+use cluster::Cluster;
 use openings::Openings;
 pub(crate) use openings::checkpoint_entry;
+pub use partitions::{open_partitions, write_durable_snapshot, write_snapshot};
 
-/// Partitions that are opened at the same time on one shard.
-const OPENED_AT_ONCE: usize = 64;
-/// Largest producer snapshot that is read.
-const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// A partition directory that was found.
+/// A partition of this broker.
 #[derive(Clone, Debug)]
 pub struct FoundPartition {
-    /// Where it is.
+    /// Where it is, or is to be made.
     pub directory: PathBuf,
-    /// How its log is to be opened.
-    pub opening: Opening,
+    /// How its log is to be opened; `None` if it is to be made.
+    pub opening: Option<Opening>,
 }
 
-/// What the log directories hold.
+/// What ZooKeeper and the log directories hold.
 #[derive(Debug)]
 pub struct Found {
     /// Id of the cluster.
     pub cluster_id: String,
+    /// ZooKeeper knows of no cluster yet.
+    pub is_new_cluster: bool,
+    /// Topics of the image that ZooKeeper does not have, or not with their ids.
+    pub unenrolled: Vec<String>,
     /// All topics.
     pub image: Image,
     /// Which log directory has which partition.
     pub places: Places,
     /// All partitions, by topic and number.
     pub partitions: BTreeMap<(String, i32), FoundPartition>,
-    /// First producer id that is free.
-    pub producer_id: i64,
 }
 
-/// Looks through the log directories, makes new ones ready, and replays the journals.
+/// A partition directory on disk.
+struct OnDisk {
+    key: (String, i32),
+    directory: PathBuf,
+    place: usize,
+    id: Option<Uuid>,
+    opening: Opening,
+}
+
+/// Looks through the log directories, makes new ones ready, replays the journals, and holds what is
+/// there against what ZooKeeper says.
 ///
 /// # Errors
 /// What is wrong, where, and what to do.
 pub async fn find(
     io: &Io,
     config: &BrokerConfig,
+    cluster: &Cluster,
     random: &mut fastrand::Rng,
 ) -> Result<Found, String> {
     let mut cluster_id = None;
-    let mut partitions = BTreeMap::new();
-    let mut places = Places::new();
-    let first = &config.log_dirs[0];
-    let doomed = doomed::read(io, first).await?;
+    let mut on_disk = Vec::new();
     for (place, log_directory) in config.log_dirs.iter().enumerate() {
         let mut found = find_partitions(io, log_directory).await?;
         identify(io, config, log_directory, &mut cluster_id, found.is_empty()).await?;
-        doomed::bury(io, &doomed, &mut found).await?;
+        bury(io, &cluster.deletions, &mut found).await?;
         let openings = Openings::read(io, log_directory).await?;
         openings.forget_missing(io, log_directory, &found).await?;
         for (key, directory) in found {
-            let opening = openings.of(&key);
-            if let Some(twin) =
-                partitions.insert(key.clone(), FoundPartition { directory, opening })
-            {
-                let (topic, index) = key;
-                return Err(format!(
-                    "partition {topic}-{index} is in two log directories, one is {}: move the \
-                     stale one away",
-                    twin.directory.display()
-                ));
-            }
-            places.insert(key, place);
+            let id = directory::read_partition_metadata(io, &directory).await;
+            on_disk.push(OnDisk {
+                id: id.map_err(|error| error.to_string())?,
+                opening: openings.of(&key),
+                key,
+                directory,
+                place,
+            });
         }
     }
-    let cluster_id = match cluster_id {
-        Some(id) => id,
-        None => directory::encode_uuid(
-            uuid::Builder::from_random_bytes(random.u128(..).to_be_bytes()).into_uuid(),
-        ),
+    let is_new_cluster = cluster.id.is_none();
+    let cluster_id = match (&cluster.id, cluster_id) {
+        (Some(id), Some(known)) if *id != known => {
+            return Err(wrong_cluster(config, id, &known));
+        }
+        (Some(id), _) => id.clone(),
+        (None, Some(known)) => known,
+        (None, None) => directory::encode_uuid(new_id(random)),
     };
     complete_identity(io, config, &cluster_id).await?;
-    if !doomed.is_empty() {
-        doomed::clear(io, first).await?;
-    }
-    let ids = topic_ids(io, &partitions, random).await?;
-    replay(io, first, &partitions, &ids).await?;
-    let settings = read_text(io, &first.join(TOPICS_FILE)).await?;
-    let settings = parse_topics(&settings)
-        .map_err(|error| format!("{}: {error}", first.join(TOPICS_FILE).display()))?;
-    let producer_ids = read_text(io, &first.join(PRODUCER_IDS_FILE)).await?;
+    replay(io, &config.ringlog.journal_dir, &on_disk).await?;
     let mut image = Image::default();
-    let brokers = alter::read_broker_overrides(io, first, config.node_id).await?;
+    let brokers = reconcile::broker_overrides(&cluster.broker_configs, config.node_id)?;
     image.set_broker_overrides(brokers, &config.settings);
-    add_topics(&mut image, config, &ids, &partitions, &settings)?;
+    let mut unenrolled = Vec::new();
+    if is_new_cluster {
+        let ids = ids_on_disk(&on_disk, random)?;
+        add_topics(&mut image, config, &on_disk, &ids, cluster)?;
+        unenrolled.extend(ids.into_keys());
+    } else {
+        unenrolled = add_known_topics(&mut image, config, cluster, &on_disk, random);
+    }
+    let (places, partitions) = assign(io, config, &image, on_disk).await?;
     Ok(Found {
         cluster_id,
+        is_new_cluster,
+        unenrolled,
         image,
         places,
         partitions,
-        producer_id: producer_ids.trim().parse().unwrap_or(0),
     })
 }
 
-/// Creates the log directories that are missing, durably, and looks whether the others may be used
-/// at all, before anything is written into them.
+fn new_id(random: &mut fastrand::Rng) -> Uuid {
+    uuid::Builder::from_random_bytes(random.u128(..).to_be_bytes()).into_uuid()
+}
+
+/// Kafka's InconsistentClusterIdException.
+fn wrong_cluster(config: &BrokerConfig, id: &str, known: &str) -> String {
+    format!(
+        "{} is of cluster {known}, but ZooKeeper at {} has cluster {id}\n   | give the data \
+         directory or the zookeeper.connect that belong together",
+        config.log_dirs[0].display(),
+        config.zookeeper.connect
+    )
+}
+
+/// Brings deletions that were cut short to their end.
+async fn bury(
+    io: &Io,
+    deletions: &BTreeSet<String>,
+    found: &mut Vec<((String, i32), PathBuf)>,
+) -> Result<(), String> {
+    let doomed = |(key, _): &((String, i32), PathBuf)| deletions.contains(&key.0);
+    for (_, directory) in found.iter().filter(|found| doomed(found)) {
+        log::info!(
+            "Removing {}: its topic is being deleted",
+            directory.display()
+        );
+        let removed = directory::remove_directory_tree(io, directory).await;
+        removed.map_err(|error| error.to_string())?;
+    }
+    found.retain(|found| !doomed(found));
+    Ok(())
+}
+
+/// Creates the directories that are missing, durably, and looks whether the log directories may be
+/// used at all, before anything is written into them.
 ///
 /// # Errors
 /// Which one is unusable, and why.
-pub async fn create_log_directories(io: &Io, log_dirs: &[PathBuf]) -> Result<(), String> {
-    for log_directory in log_dirs {
+pub async fn create_directories_of(io: &Io, config: &BrokerConfig) -> Result<(), String> {
+    refuse_foreign_data(io, &config.ringlog.data_dir).await?;
+    for log_directory in &config.log_dirs {
         create_directories(io, log_directory).await?;
         refuse_foreign(io, log_directory).await?;
     }
-    Ok(())
+    create_directories(io, &config.ringlog.journal_dir).await
 }
 
 async fn create_directories(io: &Io, path: &Path) -> Result<(), String> {
@@ -170,7 +205,7 @@ async fn create_directories(io: &Io, path: &Path) -> Result<(), String> {
 
 fn unusable(path: &Path, error: &std::io::Error) -> String {
     format!(
-        "data directory {}: {error}\n   | give another one with --data DIR or log.dirs, or make \
+        "data directory {}: {error}\n   | give another one with --data-dir DIR or log.dirs, or make \
          this one writable for this user",
         path.display()
     )
@@ -213,6 +248,30 @@ async fn find_partitions(
         }
     }
     Ok(found)
+}
+
+/// A directory that is not empty and has nothing of ours is not made our home.
+async fn refuse_foreign_data(io: &Io, data_dir: &Path) -> Result<(), String> {
+    let entries = match io.list_directory(data_dir).await {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unusable(data_dir, &error)),
+    };
+    let is_ours = |name: &str| ["logs", "journal", "zookeeper", ".lock"].contains(&name);
+    if entries.is_empty() || entries.iter().any(|entry| is_ours(&entry.name)) {
+        return Ok(());
+    }
+    let has_identity = |entry: &DirectoryEntry| entry.name == directory::META_PROPERTIES_FILE;
+    let hint = if entries.iter().any(has_identity) {
+        "it is a log directory of a Kafka: give it with log.dirs"
+    } else {
+        "give an empty or a new directory"
+    };
+    Err(format!(
+        "{} is not empty and no data directory: it has {}\n   | {hint}",
+        data_dir.display(),
+        entries[0].name
+    ))
 }
 
 /// A directory with other things in it than Kafka's is not taken: nothing in it is touched.
@@ -316,57 +375,51 @@ async fn complete_identity(io: &Io, config: &BrokerConfig, cluster_id: &str) -> 
     Ok(())
 }
 
-/// The topic ids of `partition.metadata`; directories from before topic ids get one.
-async fn topic_ids(
-    io: &Io,
-    partitions: &BTreeMap<(String, i32), FoundPartition>,
+/// The topic ids of `partition.metadata`; topics from before topic ids get one.
+fn ids_on_disk(
+    on_disk: &[OnDisk],
     random: &mut fastrand::Rng,
 ) -> Result<BTreeMap<String, Uuid>, String> {
-    let mut ids: BTreeMap<String, Uuid> = BTreeMap::new();
-    let mut without = Vec::new();
-    for ((topic, index), found) in partitions {
-        let id = directory::read_partition_metadata(io, &found.directory)
-            .await
-            .map_err(|error| error.to_string())?;
-        match (id, ids.get(topic)) {
-            (None, _) => without.push((topic, found)),
-            (Some(id), Some(known)) if id != *known => {
+    let mut ids: BTreeMap<String, Option<Uuid>> = BTreeMap::new();
+    for OnDisk { key, id, .. } in on_disk {
+        let known = ids.entry(key.0.clone()).or_default();
+        match (&known, id) {
+            (Some(known), Some(id)) if known != id => {
                 return Err(format!(
-                    "{topic}-{index} and its siblings have different topic ids\n   | one of them is \
-                     left from a deleted topic: move the stale directory away"
+                    "{}-{} and its siblings have different topic ids\n   | one of them is left from \
+                     a deleted topic: move the stale directory away",
+                    key.0, key.1
                 ));
             }
-            (Some(id), _) => {
-                ids.insert(topic.clone(), id);
-            }
+            (_, None) => {}
+            (_, Some(id)) => *known = Some(*id),
         }
     }
-    for (topic, found) in without {
-        let id = *ids.entry(topic.clone()).or_insert_with(|| {
-            uuid::Builder::from_random_bytes(random.u128(..).to_be_bytes()).into_uuid()
-        });
-        directory::write_partition_metadata(io, &found.directory, id)
-            .await
-            .map_err(|error| error.to_string())?;
-    }
-    Ok(ids)
+    let named = |(name, id): (String, Option<Uuid>)| (name, id.unwrap_or_else(|| new_id(random)));
+    Ok(ids.into_iter().map(named).collect())
 }
 
-async fn replay(
-    io: &Io,
-    log_directory: &Path,
-    partitions: &BTreeMap<(String, i32), FoundPartition>,
-    ids: &BTreeMap<String, Uuid>,
-) -> Result<(), String> {
-    let names: BTreeMap<Uuid, &String> = ids.iter().map(|(name, id)| (*id, name)).collect();
-    let locate = |id: Uuid, index: i32| {
-        let found = partitions.get(&((*names.get(&id)?).clone(), index))?;
-        Some(Target {
-            directory: found.directory.clone(),
-            log_start_offset: found.opening.log_start_offset.unwrap_or(0),
-        })
-    };
-    let report = journal::replay(io, log_directory, locate)
+async fn replay(io: &Io, journal_directory: &Path, on_disk: &[OnDisk]) -> Result<(), String> {
+    let mut targets: BTreeMap<(Uuid, i32), Target> = BTreeMap::new();
+    for found in on_disk {
+        let Some(id) = found.id else { continue };
+        let (key, target) = (
+            (id, found.key.1),
+            Target {
+                directory: found.directory.clone(),
+                log_start_offset: found.opening.log_start_offset.unwrap_or(0),
+            },
+        );
+        if let Some(twin) = targets.insert(key, target) {
+            return Err(format!(
+                "{} and {} are the same partition: move the stale one away",
+                twin.directory.display(),
+                found.directory.display()
+            ));
+        }
+    }
+    let locate = |id: Uuid, index: i32| targets.get(&(id, index)).cloned();
+    let report = journal::replay(io, journal_directory, locate)
         .await
         .map_err(|e| e.to_string())?;
     for journal in &report.journals {
@@ -390,187 +443,138 @@ async fn replay(
     Ok(())
 }
 
+/// A new cluster has the topics of the log directories.
 fn add_topics(
     image: &mut Image,
     config: &BrokerConfig,
+    on_disk: &[OnDisk],
     ids: &BTreeMap<String, Uuid>,
-    partitions: &BTreeMap<(String, i32), FoundPartition>,
-    settings: &BTreeMap<String, BTreeMap<String, String>>,
+    cluster: &Cluster,
 ) -> Result<(), String> {
     for (name, id) in ids {
-        let highest = partitions
-            .range((name.clone(), 0)..=(name.clone(), i32::MAX))
-            .next_back()
-            .map_or(0, |((_, index), _)| *index);
-        let overrides = settings.get(name).cloned().unwrap_or_default();
-        let in_force = image.settings(&config.settings);
-        let topic: Topic = Controller::resolve(in_force, name, *id, highest + 1, overrides)
-            .map_err(|refusal| format!("topic {name}: {}", refusal.message))?;
+        let of_topic = on_disk.iter().filter(|found| found.key.0 == *name);
+        let highest = of_topic.map(|found| found.key.1).max().unwrap_or(0);
+        let node = TopicNode::on_one_broker(*id, highest + 1, config.node_id).encode();
+        let settings = cluster.topic_configs.get(name);
+        let (topic, _) = reconcile::plan(config, image, name, &node, settings)
+            .map_err(|reason| format!("topic {name}: {reason}"))?;
         image.insert(topic);
     }
     Ok(())
 }
 
-/// Opens the partitions of a shard and takes them into service, each as soon as it is recovered.
-///
-/// # Errors
-/// The first log that cannot be opened: what, where, what to do.
-pub async fn open_partitions(
-    shard: &Rc<Shard>,
-    partitions: &BTreeMap<(String, i32), FoundPartition>,
-) -> Result<(), String> {
-    let image = shard.image();
-    let mut openings = Vec::new();
-    for topic in image.topics() {
-        for index in 0..topic.partitions {
-            if shard.owner(&topic.name, index) != shard.id {
+/// The topics of ZooKeeper; gives those whose id it does not have. A topic without an id and
+/// without a directory is taken up after the start, as any that a tool makes.
+fn add_known_topics(
+    image: &mut Image,
+    config: &BrokerConfig,
+    cluster: &Cluster,
+    on_disk: &[OnDisk],
+    random: &mut fastrand::Rng,
+) -> Vec<String> {
+    let mut unenrolled = Vec::new();
+    for (name, node) in &cluster.topics {
+        if cluster.deletions.contains(name) {
+            continue;
+        }
+        let settings = cluster.topic_configs.get(name);
+        let Ok((mut topic, node)) = reconcile::plan(config, image, name, &node.data, settings)
+        else {
+            // Told of after the start.
+            continue;
+        };
+        if node.id.is_none() {
+            let mut here = on_disk
+                .iter()
+                .filter(|found| found.key.0 == *name)
+                .peekable();
+            if here.peek().is_none() {
                 continue;
             }
+            topic.id = here
+                .find_map(|found| found.id)
+                .unwrap_or_else(|| new_id(random));
+            unenrolled.push(name.clone());
+        }
+        image.insert(topic);
+    }
+    unenrolled
+}
+
+/// Each partition of the image gets its directory, found or to be made. What is found beside that
+/// is a stray, renamed and kept (as Kafka 3.9 does it).
+async fn assign(
+    io: &Io,
+    config: &BrokerConfig,
+    image: &Image,
+    on_disk: Vec<OnDisk>,
+) -> Result<(Places, BTreeMap<(String, i32), FoundPartition>), String> {
+    let mut places = Places::new();
+    let mut partitions: BTreeMap<(String, i32), FoundPartition> = BTreeMap::new();
+    let mut counts = vec![0usize; config.log_dirs.len()];
+    for found in on_disk {
+        let topic = image.topic(&found.key.0);
+        let topic = topic.filter(|topic| found.key.1 < topic.partitions);
+        let is_same = |topic: &&std::sync::Arc<Topic>| found.id.is_none_or(|id| id == topic.id);
+        let Some(topic) = topic.filter(is_same) else {
+            set_aside(io, &found).await?;
+            continue;
+        };
+        if found.id.is_none() {
+            directory::write_partition_metadata(io, &found.directory, topic.id)
+                .await
+                .map_err(|error| error.to_string())?;
+        }
+        if let Some(twin) = partitions.get(&found.key) {
+            return Err(format!(
+                "partition {}-{} is in two log directories, one is {}: move the stale one away",
+                found.key.0,
+                found.key.1,
+                twin.directory.display()
+            ));
+        }
+        counts[found.place] += 1;
+        places.insert(found.key.clone(), found.place);
+        let partition = FoundPartition {
+            directory: found.directory,
+            opening: Some(found.opening),
+        };
+        partitions.insert(found.key, partition);
+    }
+    for topic in image.topics() {
+        for index in 0..topic.partitions {
             let key = (topic.name.clone(), index);
-            match partitions.get(&key) {
-                Some(found) => openings.push((topic.clone(), index, found.clone())),
-                None => {
-                    return Err(format!(
-                        "the directory of partition {}-{index} is missing, but {} has {} \
-                         partitions\n   | restore it; or, if its records may be lost, create an \
-                         empty directory of that name",
-                        topic.name, topic.name, topic.partitions
-                    ));
-                }
+            if partitions.contains_key(&key) {
+                continue;
             }
+            let by_count = |place: &usize| counts[*place];
+            let place = (0..counts.len()).min_by_key(by_count).unwrap_or(0);
+            counts[place] += 1;
+            let name = directory::partition_directory_name(&key.0, key.1);
+            let directory = config.log_dirs[place].join(name);
+            places.insert(key.clone(), place);
+            let opening = None;
+            partitions.insert(key, FoundPartition { directory, opening });
         }
     }
-    for chunk in openings.chunks(OPENED_AT_ONCE) {
-        let opened = chunk
-            .iter()
-            .map(|(topic, index, found)| open(shard, topic, *index, found));
-        for result in future::join_all(opened).await {
-            result?;
-        }
-    }
-    Ok(())
+    Ok((places, partitions))
 }
 
-async fn open(
-    shard: &Rc<Shard>,
-    topic: &std::sync::Arc<Topic>,
-    index: i32,
-    found: &FoundPartition,
-) -> Result<(), String> {
-    let config = log_config(topic, index);
-    let (log, recovery) = Log::open(
-        &shard.files,
-        &found.directory,
-        config,
-        found.opening,
-        &mut |_, _| {},
-    )
-    .await
-    .map_err(|error| error.to_string())?;
-    if let Some(cut) = &recovery.truncated {
-        log::warn!(
-            "{}-{index}: cut {} bytes of {} from byte {} on ({}); the log ends at offset {}",
-            topic.name,
-            cut.bytes,
-            cut.file.display(),
-            cut.position,
-            cut.reason,
-            cut.offset
-        );
+async fn set_aside(io: &Io, found: &OnDisk) -> Result<(), String> {
+    let (topic, index) = &found.key;
+    let name = directory::partition_directory_name(topic, *index);
+    let unique = found.id.unwrap_or(Uuid::nil());
+    let stray = directory::stray_directory_name(&name, unique);
+    let path = found.directory.with_file_name(stray);
+    log::warn!(
+        "ZooKeeper has no partition {topic}-{index} of topic id {unique}: its directory is set aside \
+         as {}",
+        path.display()
+    );
+    let failed = |error: std::io::Error| format!("{}: {error}", found.directory.display());
+    io.rename(&found.directory, &path).await.map_err(failed)?;
+    match path.parent() {
+        Some(parent) => io.sync_directory(parent).await.map_err(failed),
+        None => Ok(()),
     }
-    // What was recovered from the page cache alone must not be lost by the next crash.
-    if shard.journal().is_some() && !found.opening.clean {
-        log.rewrite_unsynced()
-            .await
-            .map_err(|error| error.to_string())?;
-    }
-    log.flush().await.map_err(|error| error.to_string())?;
-    let producers = rebuild_producers(&shard.files, &log).await?;
-    let partition = Partition::new(topic.clone(), index, log, producers);
-    shard.add_partition(partition.clone());
-    if topic.name == GROUP_TOPIC {
-        driver::load(shard, &partition).await;
-    }
-    Ok(())
-}
-
-/// The newest snapshot that can be read, and the log behind it.
-async fn rebuild_producers(files: &SegmentFiles, log: &Log) -> Result<ProducerState, String> {
-    let io = files.io();
-    let directory = log.directory();
-    let entries = io
-        .list_directory(&directory)
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut offsets: Vec<i64> = entries
-        .iter()
-        .filter_map(|entry| SegmentFileName::parse(&entry.name))
-        .filter(|name| name.kind == SegmentFileKind::Snapshot && name.pending.is_none())
-        .map(|name| name.offset)
-        .collect();
-    offsets.sort_unstable_by(|a, b| b.cmp(a));
-    // Those above the end know records that a crash has lost: others will have these offsets.
-    let lost = offsets
-        .iter()
-        .filter(|offset| **offset > log.log_end_offset());
-    for offset in lost {
-        let path = segment_path(&directory, *offset, SegmentFileKind::Snapshot);
-        let removed = io.remove_file(&path).await;
-        removed.map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
-    }
-    offsets.retain(|offset| *offset <= log.log_end_offset());
-    let mut from = log.log_start_offset();
-    let mut producers = ProducerState::default();
-    for offset in offsets {
-        let path = segment_path(&directory, offset, SegmentFileKind::Snapshot);
-        let read = io.read_file(&path, SNAPSHOT_BYTES_MAX).await.ok();
-        if let Some(state) = read.and_then(|bytes| ProducerState::from_snapshot(&bytes)) {
-            producers = state;
-            from = from.max(offset);
-            break;
-        }
-    }
-    log.visit_batches(from, &mut |header, _| {
-        producers.appended(header, header.max_timestamp);
-    })
-    .await
-    .map_err(|error| error.to_string())?;
-    Ok(producers)
-}
-
-/// Writes the producers of a partition beside its log, for a fast next start; older snapshots go.
-/// Not synced: a torn one is recognised, and the log has it all.
-pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<PathBuf> {
-    let io = &shard.io;
-    let directory = partition.log.directory();
-    // The state belongs to the end of the log: both are read without an await between.
-    let offset = partition.log.log_end_offset();
-    let snapshot: Bytes = partition.producers().borrow().snapshot();
-    let entries = io.list_directory(&directory).await?;
-    let path = segment_path(&directory, offset, SegmentFileKind::Snapshot);
-    let file = io.open(&path, ringlog_engine::io::OpenMode::Create).await?;
-    io.truncate(&file, snapshot.len() as u64).await?;
-    io.write_at(&file, vec![snapshot], 0).await?;
-    let mut older: Vec<i64> = entries
-        .iter()
-        .filter_map(|entry| SegmentFileName::parse(&entry.name))
-        .filter(|name| name.kind == SegmentFileKind::Snapshot && name.offset < offset)
-        .map(|name| name.offset)
-        .collect();
-    older.sort_unstable();
-    older.pop();
-    for offset in older {
-        io.remove_file(&segment_path(&directory, offset, SegmentFileKind::Snapshot))
-            .await?;
-    }
-    Ok(path)
-}
-
-/// The same, synced: for when records that the snapshot knows are about to go.
-pub async fn write_durable_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<()> {
-    let path = write_snapshot(shard, partition).await?;
-    let mode = ringlog_engine::io::OpenMode::Write;
-    let file = shard.io.open(&path, mode).await?;
-    shard.io.sync_data(&file).await?;
-    shard.io.sync_directory(&partition.log.directory()).await
 }

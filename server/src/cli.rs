@@ -157,7 +157,7 @@ fn is_tool(name: &str) -> bool {
 }
 
 fn run_serve(
-    flags: ServeFlags,
+    mut flags: ServeFlags,
     file: Option<PathBuf>,
     environment: Vec<(String, String)>,
     serve: fn(BrokerConfig) -> Result<(), ServeError>,
@@ -166,12 +166,46 @@ fn run_serve(
         return fail(&message);
     }
     let port_file = flags.port_file.clone();
+    let ephemeral = match flags.ephemeral.then(temporary_directory).transpose() {
+        Ok(directory) => directory,
+        Err(error) => return fail(&format!("no temporary directory: {error}")),
+    };
+    if let Some(directory) = &ephemeral {
+        logging::use_stderr();
+        flags.data_dir = Some(directory.display().to_string());
+        flags.listen = Some("127.0.0.1:0".to_owned());
+        flags.zookeeper_port = Some("0".to_owned());
+    }
+    let exit = load_and_serve(flags, file, environment, port_file, serve);
+    if let Some(directory) = ephemeral {
+        // What is left is in the system's temporary directory.
+        let _ = std::fs::remove_dir_all(directory);
+    }
+    exit
+}
+
+fn temporary_directory() -> io::Result<PathBuf> {
+    let name = format!("ringlog-{}-{:08x}", std::process::id(), fastrand::u32(..));
+    let path = env::temp_dir().join(name);
+    std::fs::create_dir(&path)?;
+    Ok(path)
+}
+
+fn load_and_serve(
+    flags: ServeFlags,
+    file: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+    port_file: Option<PathBuf>,
+    serve: fn(BrokerConfig) -> Result<(), ServeError>,
+) -> Exit {
+    let is_ephemeral = flags.ephemeral;
     match BrokerConfig::load(&flags.into_layers(file, environment)) {
         Ok(Loaded { mut config, notes }) => {
             for note in &notes {
                 note.log();
             }
             config.port_file = port_file;
+            config.is_ephemeral = is_ephemeral;
             match serve(config) {
                 Ok(()) => Exit::Ok,
                 Err(error) => fail(&error.to_string()),

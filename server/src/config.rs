@@ -38,6 +38,8 @@ pub struct BrokerConfig {
     pub listeners: Vec<Listener>,
     /// Where the bound addresses are written after the start, for tests that bind port 0.
     pub port_file: Option<PathBuf>,
+    /// Serves one program from a temporary directory, and tells it where.
+    pub is_ephemeral: bool,
     /// Data directories, at least one.
     pub log_dirs: Vec<PathBuf>,
     /// `num.partitions`.
@@ -60,8 +62,8 @@ pub struct BrokerConfig {
     pub network: NetworkConfig,
     /// `ringlog.*`.
     pub ringlog: RinglogConfig,
-    /// `zookeeper.connect`, which does nothing yet.
-    pub zookeeper_connect: Option<String>,
+    /// `zookeeper.*`.
+    pub zookeeper: ZookeeperSettings,
     /// All values with their sources, for `DescribeConfigs`.
     pub settings: Settings,
 }
@@ -139,9 +141,24 @@ pub enum Durability {
     PageCache,
 }
 
+/// Where ZooKeeper is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZookeeperSettings {
+    /// `zookeeper.connect`. The place of the service in this process, if it has one.
+    pub connect: String,
+    /// `zookeeper.session.timeout.ms`.
+    pub session_timeout_ms: u32,
+    /// `ringlog.zookeeper.port`, of the service in this process, if there shall be one.
+    pub own_port: Option<u16>,
+}
+
 /// `ringlog.*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RinglogConfig {
+    /// `ringlog.data.dir`: everything but, where they are set, the log directories.
+    pub data_dir: PathBuf,
+    /// The journals of all shards, below `data_dir`.
+    pub journal_dir: PathBuf,
     /// `ringlog.cores`, the number of shards.
     pub cores: usize,
     /// `ringlog.io`.
@@ -195,6 +212,11 @@ impl BrokerConfig {
         let mut settings = Settings::load(layers, &mut problems);
         settle(&mut settings);
         let listeners = listeners::resolve(&mut settings, &mut problems);
+        let first_port = listeners.first().map(|listener| listener.bind.port);
+        let own_zookeeper = if first_port == Some(0) { "0" } else { "2181" };
+        if settings.set("zookeeper.connect").is_none() {
+            settings.settle("ringlog.zookeeper.port", own_zookeeper);
+        }
         let config = Self::build(settings, listeners, &mut problems);
         let has_error = problems.iter().any(|problem| problem.level == Level::Error);
         match config {
@@ -227,6 +249,7 @@ impl BrokerConfig {
             node_id: node_id(&settings, problems),
             listeners,
             port_file: None,
+            is_ephemeral: false,
             log_dirs: log_dirs(&settings, problems),
             num_partitions: int(&settings, "num.partitions"),
             auto_create_topics_enable: settings.boolean("auto.create.topics.enable"),
@@ -248,7 +271,7 @@ impl BrokerConfig {
             group: group(&settings, problems),
             network: network(&settings),
             ringlog: ringlog(&settings, problems),
-            zookeeper_connect: settings.text("zookeeper.connect"),
+            zookeeper: zookeeper(&settings, problems),
             settings,
         })
     }
@@ -256,12 +279,25 @@ impl BrokerConfig {
 
 /// Defaults that depend on how the broker was started and on the machine.
 fn settle(settings: &mut Settings) {
-    if !settings.has_file() {
-        settings.settle("log.dir", "./data");
+    let is_set = |settings: &Settings, name| settings.set(name).is_some();
+    if !is_set(settings, "ringlog.data.dir") {
+        let has_own = is_set(settings, "log.dirs") || is_set(settings, "log.dir");
+        if has_own || settings.has_file() {
+            let first = log_dirs_text(settings).1;
+            let first = first.split(',').next().unwrap_or_default().trim();
+            let beside = format!("{}.ringlog", first.trim_end_matches('/'));
+            settings.settle("ringlog.data.dir", &beside);
+        } else {
+            settings.settle("ringlog.data.dir", "./data");
+        }
     }
-    if settings.set("node.id").is_none() && settings.set("broker.id").is_none() {
-        settings.settle("node.id", "1");
-        settings.settle("broker.id", "1");
+    if !settings.has_file() || is_set(settings, "ringlog.data.dir") {
+        let data = settings.text("ringlog.data.dir").unwrap_or_default();
+        settings.settle("log.dir", &format!("{data}/logs"));
+    }
+    if !is_set(settings, "node.id") && !is_set(settings, "broker.id") {
+        settings.settle("node.id", "0");
+        settings.settle("broker.id", "0");
     }
     settings.settle("ringlog.cores", &machine::usable_cores().to_string());
     let open_files = machine::open_files_limit() / 2;
@@ -301,16 +337,21 @@ fn node_id(settings: &Settings, problems: &mut Vec<Problem>) -> i32 {
     }
     match node.or(broker).and_then(|id| i32::try_from(id).ok()) {
         Some(id) if id >= 0 => id,
-        _ => 1,
+        _ => 0,
     }
 }
 
-fn log_dirs(settings: &Settings, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+/// The key that holds, and its value.
+fn log_dirs_text(settings: &Settings) -> (&'static str, String) {
     let key = match settings.text("log.dirs") {
         Some(_) => "log.dirs",
         None => "log.dir",
     };
-    let text = settings.text(key).unwrap_or_default();
+    (key, settings.text(key).unwrap_or_default())
+}
+
+fn log_dirs(settings: &Settings, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let (key, text) = log_dirs_text(settings);
     let parts = text
         .split(',')
         .map(str::trim)
@@ -412,9 +453,45 @@ fn network(settings: &Settings) -> NetworkConfig {
     }
 }
 
+fn zookeeper(settings: &Settings, problems: &mut Vec<Problem>) -> ZookeeperSettings {
+    let name = "zookeeper.connect";
+    let own_port = settings.integer("ringlog.zookeeper.port");
+    let own_port = own_port.and_then(|port| u16::try_from(port).ok());
+    let connect = match (settings.text(name), own_port) {
+        (Some(connect), Some(port)) => {
+            let what = format!("'{name}={connect}' is not used");
+            let hint = format!("the ZooKeeper service in this process is, on port {port}");
+            problems.push(settings.problem(Level::Info, name, &what, &hint));
+            String::new()
+        }
+        (Some(connect), None) => connect,
+        (None, _) => String::new(),
+    };
+    let (servers, chroot) = connect.split_at(connect.find('/').unwrap_or(connect.len()));
+    let is_server = |server: &str| match server.rsplit_once(':') {
+        Some((host, port)) => !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0),
+        None => !server.is_empty(),
+    };
+    let is_right = servers.split(',').all(is_server) && !chroot.contains("//");
+    if own_port.is_none() && !is_right {
+        let what = format!("invalid value '{connect}' for '{name}'");
+        let hint = "expected host:port, several with commas between, and perhaps a chroot: \
+                    a:2181,b:2181/kafka";
+        problems.push(settings.problem(Level::Error, name, &what, hint));
+    }
+    ZookeeperSettings {
+        connect: connect.split_whitespace().collect(),
+        session_timeout_ms: size(settings, "zookeeper.session.timeout.ms"),
+        own_port,
+    }
+}
+
 fn ringlog(settings: &Settings, problems: &mut Vec<Problem>) -> RinglogConfig {
     let bytes = |name| u64::try_from(long(settings, name)).unwrap_or(0);
+    let data_dir = PathBuf::from(settings.text("ringlog.data.dir").unwrap_or_default());
     let config = RinglogConfig {
+        journal_dir: data_dir.join("journal"),
+        data_dir,
         cores: usize::try_from(long(settings, "ringlog.cores")).unwrap_or(1),
         io: match settings.text("ringlog.io").as_deref() {
             Some("uring") => IoMode::Uring,

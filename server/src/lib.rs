@@ -10,6 +10,7 @@ pub mod cli;
 pub mod client;
 pub mod compaction;
 pub mod config;
+pub mod control;
 pub mod dispatch;
 pub mod group;
 pub mod handlers;

@@ -2,7 +2,6 @@
 //! simulator.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +15,9 @@ use crate::broker::Broker;
 use crate::compaction;
 use crate::config::Durability;
 use crate::group::driver;
-use crate::metadata::alter;
 use crate::metadata::state::Image;
 use crate::metadata::store::{self, Store};
+use crate::metadata::{alter, reconcile};
 use crate::net::{connection, listener};
 use crate::partition::Partition;
 use crate::retention;
@@ -49,7 +48,8 @@ pub struct Beginning {
 /// How far each log is durable: topic, partition, recovery point, log start offset.
 pub type Ends = Vec<((String, i32), i64, i64)>;
 
-/// Opens a shard: its journal, its partitions. It answers its mailbox meanwhile.
+/// Opens a shard: its journal; its partitions follow, each as soon as it is recovered. It answers its
+/// mailbox meanwhile.
 ///
 /// # Errors
 /// What cannot be opened, where, and what to do.
@@ -70,7 +70,7 @@ pub async fn open(
     let durability = match config.ringlog.durability {
         Durability::PageCache => shard::Durability::PageCache,
         Durability::Durable => {
-            let directory: PathBuf = config.log_dirs[0].clone();
+            let directory = config.ringlog.journal_dir.clone();
             let mut options = JournalOptions::new(directory, u32::try_from(id).unwrap_or(0));
             options.ring_bytes = config.ringlog.journal_bytes;
             options.file_bytes = config.ringlog.journal_file_bytes;
@@ -87,7 +87,7 @@ pub async fn open(
         shard.set_store(store);
         alter::limit_connections(&shard);
     }
-    open_partitions(&shard, &partitions).await?;
+    open_partitions(&shard, &partitions);
     Ok(shard)
 }
 
@@ -102,6 +102,9 @@ pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
     shard.io.spawn(driver::keep_time(shard.clone()));
     shard.io.spawn(housekeeping(shard.clone()));
     shard.io.spawn(flush_by_time(shard.clone()));
+    if shard.id == 0 {
+        shard.io.spawn(reconcile::run(shard.clone()));
+    }
     shard.io.spawn(retention::run(shard.clone()));
     shard.io.spawn(compaction::run(shard.clone()));
     if let Some(journal) = shard.journal() {
@@ -219,6 +222,7 @@ async fn flush_by_time(shard: Rc<Shard>) {
 /// What could not be made durable; the next start recovers it then.
 pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
     shard.begin_stop();
+    shard.all_opened().await;
     let mut ends = Ends::new();
     let mut first_error = None;
     for partition in shard.partitions() {

@@ -7,6 +7,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Zoned;
 use log::{LevelFilter, Log, Metadata, Record};
@@ -20,6 +21,7 @@ const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
 struct ConsoleLogger;
 
 static LOGGER: ConsoleLogger = ConsoleLogger;
+static IS_ON_STDERR: AtomicBool = AtomicBool::new(false);
 
 impl Log for ConsoleLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -84,8 +86,26 @@ fn line(now: &Zoned, level: &str, message: &dyn fmt::Display, logger: &str) -> S
 }
 
 fn print_line(line: &str) {
+    if IS_ON_STDERR.load(Ordering::Relaxed) {
+        let _ = io::stderr().lock().write_all(line.as_bytes());
+        return;
+    }
     let mut out = io::stdout().lock();
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Sends all lines to standard error from now on, so that standard output has only
+/// [`ephemeral_ready`]'s.
+pub fn use_stderr() {
+    IS_ON_STDERR.store(true, Ordering::Relaxed);
+}
+
+/// Tells a program that started a broker for itself where it is: a line of JSON, on standard output.
+pub fn ephemeral_ready(kafka: &str, zookeeper: &str) {
+    let pid = std::process::id();
+    let line = serde_json::json!({"kafka": kafka, "zookeeper": zookeeper, "pid": pid});
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// Tells that the broker serves, in the lines that container libraries and scripts wait for
@@ -145,6 +165,8 @@ pub struct BannerFacts {
     pub durability: String,
     /// The bound addresses.
     pub listeners: Vec<String>,
+    /// Where ZooKeeper is.
+    pub zookeeper: String,
     /// The data directories.
     pub data: String,
     /// Time from the start to readiness.
@@ -171,8 +193,15 @@ impl fmt::Display for BannerFacts {
             self.driver, self.ready_ms
         )?;
         writeln!(f, "  kafka      {}", self.listeners.join("  "))?;
+        writeln!(f, "  zookeeper  {}", self.zookeeper)?;
         writeln!(f, "  data       {}", self.data)?;
-        writeln!(f, "  promise    {}", self.durability)
+        writeln!(f, "  promise    {}", self.durability)?;
+        let first = self.listeners.first().map_or("", String::as_str);
+        writeln!(
+            f,
+            "try:  bin/kafka-topics.sh --create --topic first --bootstrap-server {first}\n      \
+             ringlog produce first      ringlog tail first -f      ringlog doctor"
+        )
     }
 }
 
@@ -239,6 +268,7 @@ mod tests {
             driver: "io_uring (DEFER_TASKRUN)".to_owned(),
             durability: "acks=all waits for stable storage".to_owned(),
             listeners: vec!["127.0.0.1:9092".to_owned()],
+            zookeeper: "127.0.0.1:2181".to_owned(),
             data: "./data".to_owned(),
             ready_ms: 14,
         };
@@ -246,7 +276,10 @@ mod tests {
             facts.to_string(),
             format!(
                 "ringlog {} · Kafka 0.10-4.x wire · 2 cores · io_uring (DEFER_TASKRUN) · ready in 14 ms\n  \
-                 kafka      127.0.0.1:9092\n  data       ./data\n  promise    acks=all waits for stable storage\n",
+                 kafka      127.0.0.1:9092\n  zookeeper  127.0.0.1:2181\n  data       ./data\n  \
+                 promise    acks=all waits for stable storage\n\
+                 try:  bin/kafka-topics.sh --create --topic first --bootstrap-server 127.0.0.1:9092\n      \
+                 ringlog produce first      ringlog tail first -f      ringlog doctor\n",
                 env!("CARGO_PKG_VERSION")
             )
         );

@@ -1,4 +1,4 @@
-//! Runs the broker as a process: locks, listeners, one pinned thread per shard, signals.
+//! Runs the broker as a process: locks, listeners, ZooKeeper, one pinned thread per shard, signals.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -17,15 +17,21 @@ use ringlog_engine::log::checkpoint::{
 };
 use ringlog_engine::log::directory::write_clean_shutdown;
 
+use crate::boot::cluster::{self, Cluster};
 use crate::boot::{self, Found};
 use crate::broker::{BoundListener, Broker};
 use crate::cli::port::{explain_port_taken, is_held, write_port_file};
 use crate::config::{BrokerConfig, Durability, IoMode};
+use crate::control::{self, Identity};
 use crate::life::{self, Beginning, Ends};
 use crate::logging::{self, BannerFacts};
 use crate::metadata::controller::Controller;
+use crate::metadata::ensemble::{Ensemble, Session};
 use crate::metadata::store::{Places, Store};
+use crate::metadata::znode::RegisteredEndPoint;
 use crate::shard::{Mesh, Shard};
+use crate::zookeeper::config::ZookeeperConfig;
+use crate::zookeeper::{self, Running, ZookeeperError};
 
 /// How long a port that no process holds is waited for, and how often it is tried.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
@@ -51,30 +57,128 @@ struct Thread {
 ///
 /// # Errors
 /// What kept the broker from starting, or what stopped it.
-pub fn serve(config: BrokerConfig) -> Result<(), ServeError> {
+pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let began = Instant::now();
     io::raise_open_file_limit();
     let driver = choose_driver(&config)?;
     let main_io = Io::new(driver.kind).map_err(|error| format!("I/O driver: {error}"))?;
-    let log_dirs = config.log_dirs.clone();
-    let io = main_io.clone();
-    main_io.block_on(async move { boot::create_log_directories(&io, &log_dirs).await })?;
+    let (io, wanted) = (main_io.clone(), config.clone());
+    main_io.block_on(async move { boot::create_directories_of(&io, &wanted).await })?;
     let locks = lock(&config)?;
     let (listeners, bound) = listen(&config)?;
-    let mut random = fastrand::Rng::new();
-    let (io, searched, mut seeds) = (main_io.clone(), config.clone(), random.fork());
-    let found = main_io.block_on(async move { boot::find(&io, &searched, &mut seeds).await })?;
+    let service = start_zookeeper(&mut config)?;
+    let control = control::start(identity(&config, &bound))?;
+    let found = find(&main_io, &config, &control.session)?;
+    let broker = Arc::new(Broker::new(config, found.cluster_id.clone(), bound));
+    let (mesh, threads) = start_shards(&broker, found, &listeners, driver.kind, &control.session)?;
+    post_all(&main_io, &mesh, |shard| shard.go());
+    control.attach(mesh.senders()[0].clone());
+    announce(&broker, &driver, service.as_ref(), began)?;
+    wait_for_signal()?;
+    log::info!(target: "kafka.server.KafkaServer", "[KafkaServer id={}] shutting down", broker.config.node_id);
+    post_all(&main_io, &mesh, |shard| shard.ask_to_stop());
+    stop(&main_io, &broker, threads)?;
+    control.stop();
+    if let Some(service) = service {
+        service.stop().map_err(|error| error.to_string())?;
+    }
+    drop(locks);
+    log::info!(target: "kafka.server.KafkaServer", "[KafkaServer id={}] shut down completed", broker.config.node_id);
+    Ok(())
+}
+
+/// The ZooKeeper service of this process, unless there is to be none, or its port has one already.
+/// `config.zookeeper.connect` is where it is then.
+fn start_zookeeper(config: &mut BrokerConfig) -> Result<Option<Running>, String> {
+    let Some(port) = config.zookeeper.own_port else {
+        return Ok(None);
+    };
+    let mut wanted = ZookeeperConfig {
+        data_dir: config.ringlog.data_dir.join("zookeeper"),
+        ..ZookeeperConfig::default()
+    };
+    wanted.address.set_port(port);
+    match zookeeper::start(wanted) {
+        Ok(service) => {
+            config.zookeeper.connect = service.address().to_string();
+            Ok(Some(service))
+        }
+        Err(ZookeeperError::Bind { address, error })
+            if error.kind() == std::io::ErrorKind::AddrInUse =>
+        {
+            log::info!("Something listens on {address} already: it is taken for the ZooKeeper");
+            config.zookeeper.connect = address.to_string();
+            Ok(None)
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What ZooKeeper and clients are told of this broker.
+fn identity(config: &BrokerConfig, bound: &[BoundListener]) -> Identity {
+    let end_point = |listener: &BoundListener| {
+        let ip = listener.address.ip();
+        let host = match &listener.advertised.host {
+            Some(host) => host.clone(),
+            None if ip.is_unspecified() => rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            None => ip.to_string(),
+        };
+        let port = match listener.advertised.port {
+            0 => listener.address.port(),
+            port => port,
+        };
+        let name = listener.name.clone();
+        RegisteredEndPoint {
+            name,
+            host,
+            port: port.into(),
+        }
+    };
+    Identity {
+        connect: config.zookeeper.connect.clone(),
+        session_timeout: Duration::from_millis(config.zookeeper.session_timeout_ms.into()),
+        node_id: config.node_id,
+        end_points: bound.iter().map(end_point).collect(),
+        session_file: config.ringlog.data_dir.join("zookeeper-session"),
+        hint: "Start one: bin/zookeeper-server-start.sh config/zookeeper.properties; or leave \
+               zookeeper.connect out, for one in this process.",
+    }
+}
+
+/// What there is, in ZooKeeper and in the log directories.
+fn find(io: &Io, config: &BrokerConfig, session: &Session) -> Result<Found, String> {
+    let (inner, config) = (io.clone(), config.clone());
+    let ensemble = Ensemble::Real(session.clone());
+    io.block_on(async move {
+        let cluster = Cluster::read(&ensemble).await?;
+        let mut random = fastrand::Rng::new();
+        let found = boot::find(&inner, &config, &cluster, &mut random).await?;
+        cluster::enroll(&ensemble, &config, &found).await?;
+        Ok(found)
+    })
+}
+
+/// One pinned thread for each shard; when it returns all of them have opened their partitions.
+fn start_shards(
+    broker: &Arc<Broker>,
+    found: Found,
+    listeners: &[Listener],
+    kind: DriverKind,
+    session: &Session,
+) -> Result<(Mesh, Vec<Thread>), String> {
+    let count = broker.config.ringlog.cores;
     let Found {
-        cluster_id,
         image,
         places,
         partitions,
-        producer_id,
+        ..
     } = found;
     let (image, partitions) = (Arc::new(image), Arc::new(partitions));
-    let count = config.ringlog.cores;
-    let broker = Arc::new(Broker::new(config, cluster_id, bound));
     let mut mesh = Mesh::new(count);
+    let mut random = fastrand::Rng::new();
     let (ready, readiness) = mpsc::channel();
     let cores = io::usable_cores();
     let mut threads = Vec::with_capacity(count);
@@ -87,8 +191,8 @@ pub fn serve(config: BrokerConfig) -> Result<(), ServeError> {
             partitions: partitions.clone(),
             seed: random.u64(..),
         };
-        let store = (id == 0).then(|| (places.clone(), producer_id));
-        let (listeners, ready, kind) = (listeners.clone(), ready.clone(), driver.kind);
+        let store = (id == 0).then(|| (session.clone(), places.clone()));
+        let (listeners, ready) = (listeners.to_vec(), ready.clone());
         let core = cores[id % cores.len()];
         let handle = std::thread::Builder::new()
             .name(format!("ringlog-{id}"))
@@ -103,15 +207,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), ServeError> {
             .map_err(|_| "a shard ended at its start".to_owned())?;
         opened?;
     }
-    post_all(&main_io, &mesh, |shard| shard.go());
-    announce(&broker, &driver, began)?;
-    wait_for_signal()?;
-    log::info!(target: "kafka.server.KafkaServer", "[KafkaServer id={}] shutting down", broker.config.node_id);
-    post_all(&main_io, &mesh, |shard| shard.ask_to_stop());
-    stop(&main_io, &broker, threads, &places)?;
-    drop(locks);
-    log::info!(target: "kafka.server.KafkaServer", "[KafkaServer id={}] shut down completed", broker.config.node_id);
-    Ok(())
+    Ok((mesh, threads))
 }
 
 fn choose_driver(config: &BrokerConfig) -> Result<Choice, String> {
@@ -136,7 +232,7 @@ fn lock(config: &BrokerConfig) -> Result<Vec<OwnedFd>, String> {
         io::lock_file(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => format!(
                 "data directory {} is in use by another broker (it holds {})\n   | stop that \
-                 broker, or give another directory with --data DIR or log.dirs",
+                 broker, or give another directory with --data-dir DIR or log.dirs",
                 directory.display(),
                 path.display()
             ),
@@ -146,7 +242,11 @@ fn lock(config: &BrokerConfig) -> Result<Vec<OwnedFd>, String> {
             ),
         })
     };
-    config.log_dirs.iter().map(lock_one).collect()
+    let mut directories = config.log_dirs.clone();
+    if !directories.contains(&config.ringlog.data_dir) {
+        directories.push(config.ringlog.data_dir.clone());
+    }
+    directories.iter().map(lock_one).collect()
 }
 
 fn listen(config: &BrokerConfig) -> Result<(Vec<Listener>, Vec<BoundListener>), String> {
@@ -208,7 +308,7 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
 
 fn run_shard(
     beginning: Beginning,
-    store: Option<(Places, i64)>,
+    store: Option<(Session, Places)>,
     listeners: Vec<Listener>,
     kind: DriverKind,
     core: usize,
@@ -228,10 +328,10 @@ fn run_shard(
             return Err(error);
         }
     };
-    let store = store.map(|(places, producer_id)| {
-        let config = &beginning.broker.config;
+    let store = store.map(|(session, places)| {
+        let directories = beginning.broker.config.log_dirs.clone();
         let controller = Controller::new(beginning.broker.clone(), beginning.image.clone());
-        Store::new(controller, config.log_dirs.clone(), places, producer_id)
+        Store::new(Ensemble::Real(session), controller, directories, places)
     });
     let (opened_io, ready) = (io.clone(), ready.clone());
     let ends = io.block_on(async move {
@@ -265,14 +365,20 @@ fn post_all(io: &Io, mesh: &Mesh, job: fn(&Shard)) {
     });
 }
 
-fn announce(broker: &Broker, driver: &Choice, began: Instant) -> Result<(), String> {
+fn announce(
+    broker: &Broker,
+    driver: &Choice,
+    service: Option<&Running>,
+    began: Instant,
+) -> Result<(), String> {
     let config = &broker.config;
     if let Some(path) = &config.port_file {
-        let bound: Vec<(String, SocketAddr)> = broker
+        let mut bound: Vec<(String, SocketAddr)> = broker
             .listeners
             .iter()
             .map(|bound| (bound.name.clone(), bound.address))
             .collect();
+        bound.extend(service.map(|service| ("ZOOKEEPER".to_owned(), service.address())));
         write_port_file(path, &bound)
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
@@ -290,6 +396,10 @@ fn announce(broker: &Broker, driver: &Choice, began: Instant) -> Result<(), Stri
             .iter()
             .map(|bound| bound.address.to_string())
             .collect(),
+        zookeeper: match service {
+            Some(service) => format!("{} (in this process)", service.address()),
+            None => config.zookeeper.connect.clone(),
+        },
         data: config
             .log_dirs
             .iter()
@@ -299,6 +409,10 @@ fn announce(broker: &Broker, driver: &Choice, began: Instant) -> Result<(), Stri
         ready_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     });
     logging::broker_ready(config.node_id);
+    if config.is_ephemeral {
+        let kafka = broker.listeners[0].address.to_string();
+        logging::ephemeral_ready(&kafka, &config.zookeeper.connect);
+    }
     Ok(())
 }
 
@@ -318,12 +432,7 @@ fn wait_for_signal() -> Result<(), String> {
 }
 
 /// Joins the shards and leaves the log directories as a clean stop of Kafka does.
-fn stop(
-    io: &Io,
-    broker: &Broker,
-    threads: Vec<Thread>,
-    _places: &Places,
-) -> Result<(), ServeError> {
+fn stop(io: &Io, broker: &Broker, threads: Vec<Thread>) -> Result<(), ServeError> {
     let mut ends = Ends::new();
     for thread in threads {
         match thread.handle.join() {

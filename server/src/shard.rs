@@ -9,7 +9,7 @@
 //! no longer be lost.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -134,6 +134,9 @@ pub struct Shard {
     pub random: RefCell<fastrand::Rng>,
     image: RefCell<Arc<Image>>,
     partitions: RefCell<BTreeMap<String, BTreeMap<i32, Rc<Partition>>>>,
+    /// Partitions that are still to be opened after the start.
+    opening: RefCell<BTreeSet<(String, i32)>>,
+    opened: Watcher,
     senders: RefCell<Vec<mpsc::Sender<Job>>>,
     durability: Durability,
     undurable: RefCell<VecDeque<Undurable>>,
@@ -183,6 +186,8 @@ impl Shard {
             random: RefCell::new(random),
             image: RefCell::default(),
             partitions: RefCell::default(),
+            opening: RefCell::default(),
+            opened: Watcher::default(),
             senders: RefCell::new(senders),
             durability,
             undurable: RefCell::default(),
@@ -290,13 +295,47 @@ impl Shard {
             .cloned()
     }
 
+    /// The partition, if it lives on this shard; one that is being recovered is waited for.
+    pub async fn partition_when_open(&self, topic: &str, partition: i32) -> Option<Rc<Partition>> {
+        loop {
+            let found = self.partition(topic, partition);
+            if found.is_some() || !self.is_opening(topic, partition) {
+                return found;
+            }
+            self.opened.notified().await;
+        }
+    }
+
+    fn is_opening(&self, topic: &str, partition: i32) -> bool {
+        let opening = self.opening.borrow();
+        !opening.is_empty() && opening.contains(&(topic.to_owned(), partition))
+    }
+
+    /// These partitions are going to be opened.
+    pub fn begin_opening(&self, partitions: impl IntoIterator<Item = (String, i32)>) {
+        self.opening.borrow_mut().extend(partitions);
+    }
+
+    /// This partition is open, or cannot be opened.
+    pub fn end_opening(&self, partition: &(String, i32)) {
+        self.opening.borrow_mut().remove(partition);
+        self.opened.notify();
+    }
+
+    /// Returns when no partition is being opened any more.
+    pub async fn all_opened(&self) {
+        while !self.opening.borrow().is_empty() {
+            self.opened.notified().await;
+        }
+    }
+
     /// Whether the partition is in service: it was not deleted, another one may have its name.
     pub fn has(&self, partition: &Rc<Partition>) -> bool {
         let present = self.partition(&partition.topic().name, partition.index);
         present.is_some_and(|present| Rc::ptr_eq(&present, partition))
     }
 
-    /// All partitions of this shard.
+    /// All partitions of this shard that are open.
     pub fn partitions(&self) -> Vec<Rc<Partition>> {
         self.partitions
             .borrow()

@@ -318,7 +318,7 @@ fn deleted_records_stay_deleted_and_their_segments_go() {
             );
             produce_values(&mut client, &other, &["x"]);
         }
-        let data = broker.data();
+        let data = broker.logs();
         let count_segments = || {
             let files = std::fs::read_dir(data.join(format!("{name}-0")))
                 .expect("the partition's directory");
@@ -436,7 +436,7 @@ fn log_directories_are_described_in_every_version() {
             if broker.is_own() {
                 assert_eq!(
                     directory.log_dir.as_str(),
-                    broker.data().to_str().expect("UTF-8")
+                    broker.logs().to_str().expect("UTF-8")
                 );
             }
             let mut topics = directory.topics.iter();

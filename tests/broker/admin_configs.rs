@@ -521,7 +521,7 @@ fn a_topics_settings_act_at_once_and_are_kept() {
     for _ in 0..20 {
         produce_values(&mut client, &name, &["y".repeat(700)]);
     }
-    let segments = std::fs::read_dir(broker.data().join(format!("{name}-0")))
+    let segments = std::fs::read_dir(broker.logs().join(format!("{name}-0")))
         .expect("the partition's directory");
     let segments = segments.filter_map(Result::ok);
     let logs = segments

@@ -1,12 +1,13 @@
 //! One history: generations of the broker on one disk, each of which ends as the seed wants it,
 //! while the same clients go on; at the end everything is read back.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ringlog::config::{BrokerConfig, Layers};
+use ringlog::metadata::ensemble::SimulatedTree;
 use ringlog_engine::clock::Instant;
 use ringlog_engine::io::sim::World;
 use ringlog_tests::random::Random;
@@ -17,13 +18,11 @@ use crate::crowd::Crowd;
 use crate::disk;
 use crate::group;
 use crate::ledger::{Ending, Ledger};
-use crate::node::{Node, Phase};
+use crate::node::{LISTENER, Node, Phase};
 use crate::producer::{self, Target};
 use crate::scene::{STABLE_TOPICS, Scene, begin_story, hash_of_story, one_in, pick, size, within};
 use crate::weather::Weather;
 
-const LISTENER: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9092);
 /// A start, a stop or the clients' end that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -52,6 +51,7 @@ struct History {
     world: World,
     scene: Rc<Scene>,
     config: BrokerConfig,
+    zookeeper: Rc<RefCell<SimulatedTree>>,
     random: Random,
     /// The worst that has happened since the books were settled last.
     ending: Ending,
@@ -76,6 +76,7 @@ pub(crate) fn run(seed: u64, is_shown: bool) -> Report {
         world: world.clone(),
         scene,
         config,
+        zookeeper: Rc::default(),
         random,
         ending: Ending::Process,
     };
@@ -104,6 +105,7 @@ fn configuration(random: &mut Random) -> BrokerConfig {
         format!("ringlog.cores={}", within(random, 1, 2)),
         format!("ringlog.durability={durability}"),
         format!("log.dirs={directories}"),
+        "ringlog.data.dir=/data/ringlog".to_owned(),
         "ringlog.journal.file.bytes=65536".to_owned(),
         "ringlog.journal.bytes=1048576".to_owned(),
         format!("ringlog.open.files.max={}", within(random, 16, 64)),
@@ -265,7 +267,12 @@ impl History {
         let random = Random::from_seed(self.random.number());
         scene.crowd.spawn(weather.accidents(scene.clone(), random));
         scene.crowd.spawn(admin::settle(scene.clone(), self.ending));
-        let node = Node::start(&self.world, &self.config, LISTENER, self.random.number());
+        let node = Node::start(
+            &self.world,
+            &self.config,
+            &self.zookeeper,
+            self.random.number(),
+        );
         scene.ledger.borrow_mut().count("starts", 1);
         node
     }

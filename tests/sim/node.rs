@@ -10,15 +10,22 @@ use std::sync::Arc;
 
 use futures_util::SinkExt;
 use ringlog::boot;
+use ringlog::boot::cluster::{self, Cluster};
 use ringlog::broker::{BoundListener, Broker};
 use ringlog::config::{Advertised, BrokerConfig};
 use ringlog::life::{self, Beginning, Ends};
 use ringlog::metadata::controller::Controller;
+use ringlog::metadata::ensemble::{Ensemble, SimulatedTree};
+use ringlog::metadata::reconcile::{self, Change};
 use ringlog::metadata::store::Store;
 use ringlog::serve::write_end;
 use ringlog::shard::{Job, Mesh};
 use ringlog_engine::io::sim::World;
 use ringlog_engine::io::{Io, Listener};
+
+/// Where the broker listens.
+pub(crate) const LISTENER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9092);
 
 /// How far a generation has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,11 +68,11 @@ impl Shared {
 }
 
 impl Node {
-    /// Starts a generation that will listen on `address`.
+    /// Starts a generation that will listen on [`LISTENER`]. ZooKeeper outlives it.
     pub(crate) fn start(
         world: &World,
         config: &BrokerConfig,
-        address: SocketAddr,
+        zookeeper: &Rc<RefCell<SimulatedTree>>,
         seed: u64,
     ) -> Node {
         let shards = config.ringlog.cores;
@@ -79,8 +86,9 @@ impl Node {
             senders: RefCell::default(),
         });
         let (main, booted) = (ios.clone(), shared.clone());
+        let zookeeper = zookeeper.clone();
         ios[0].spawn(async move {
-            if let Err(error) = run(&main, &booted, address, seed).await {
+            if let Err(error) = run(&main, &booted, &zookeeper, seed).await {
                 booted.fail(error);
             }
         });
@@ -137,14 +145,14 @@ impl Node {
 async fn run(
     ios: &[Io],
     shared: &Rc<Shared>,
-    address: SocketAddr,
+    zookeeper: &Rc<RefCell<SimulatedTree>>,
     seed: u64,
 ) -> Result<(), String> {
     let io = &ios[0];
     let config = &shared.config;
     let mut random = fastrand::Rng::with_seed(seed);
-    boot::create_log_directories(io, &config.log_dirs).await?;
-    let (listener, address) = io.listen(address, 50).map_err(|error| error.to_string())?;
+    boot::create_directories_of(io, config).await?;
+    let (listener, address) = io.listen(LISTENER, 50).map_err(|error| error.to_string())?;
     let bound = BoundListener {
         name: "PLAINTEXT".to_owned(),
         address,
@@ -153,7 +161,10 @@ async fn run(
             port: 0,
         },
     };
-    let found = boot::find(io, config, &mut random.fork()).await?;
+    let ensemble = Ensemble::Simulated(zookeeper.clone(), io.clone());
+    let cluster = Cluster::read(&ensemble).await?;
+    let found = boot::find(io, config, &cluster, &mut random.fork()).await?;
+    cluster::enroll(&ensemble, config, &found).await?;
     let (image, partitions) = (Arc::new(found.image), Arc::new(found.partitions));
     let broker = Arc::new(Broker::new(config.clone(), found.cluster_id, vec![bound]));
     let mut mesh = Mesh::new(config.ringlog.cores);
@@ -170,7 +181,8 @@ async fn run(
             let controller = Controller::new(broker.clone(), image.clone());
             let places = found.places.clone();
             let directories = config.log_dirs.clone();
-            Store::new(controller, directories, places, found.producer_id)
+            let ensemble = Ensemble::Simulated(zookeeper.clone(), shard_io.clone());
+            Store::new(ensemble, controller, directories, places)
         });
         let listeners = vec![listener.clone()];
         let (io, shared) = (shard_io.clone(), shared.clone());
@@ -194,6 +206,9 @@ async fn run(
         let job: Job = Box::new(|shard| shard.go());
         let _ = sender.send(job).await;
     }
+    let mut first = mesh.senders().swap_remove(0);
+    let job: Job = Box::new(|shard| reconcile::tell(shard, Change::Everything));
+    let _ = first.send(job).await;
     shared.phase.replace(Phase::Serving);
     while shared.ended.get() < config.ringlog.cores {
         io.sleep(std::time::Duration::from_millis(1)).await;

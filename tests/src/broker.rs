@@ -195,9 +195,24 @@ impl Broker {
         Some(kib * 1024)
     }
 
-    /// The data directory.
+    /// The data directory: `logs`, `journal`, `zookeeper`.
     pub fn data(&self) -> PathBuf {
         self.own_process().data()
+    }
+
+    /// The log directory.
+    pub fn logs(&self) -> PathBuf {
+        self.data().join("logs")
+    }
+
+    /// Where the ZooKeeper service in the broker's process listens.
+    pub fn zookeeper(&self) -> SocketAddr {
+        let text = fs::read_to_string(self.own_process().port_file()).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("ZOOKEEPER://"));
+        let address = line.and_then(|address| address.trim().parse().ok());
+        address.unwrap_or_else(|| panic!("no ZooKeeper in the port file: {text}"))
     }
 
     /// All that it logged.
@@ -256,6 +271,10 @@ impl Process {
         self.directory.path().join("data")
     }
 
+    fn port_file(&self) -> PathBuf {
+        self.directory.path().join("port")
+    }
+
     fn log_path(&self) -> PathBuf {
         self.directory.path().join("log")
     }
@@ -267,7 +286,7 @@ impl Process {
 
     /// Starts and waits for the readiness line and the port file.
     fn start(&mut self, listen: &str) -> SocketAddr {
-        let port_file = self.directory.path().join("port");
+        let port_file = self.port_file();
         fs::remove_file(&port_file).ok(); // absent at the first start
         let already_logged = self.log().len();
         let mut command = serve(listen, &self.data(), &self.options);
@@ -402,9 +421,9 @@ fn list(directory: &Path, text: &mut String) {
     }
 }
 
-/// The port file holds a port, or an address that ends with one.
+/// The first line of the port file ends with the port of the first listener.
 fn parse_port(text: &str) -> Option<u16> {
-    text.trim().rsplit(':').next()?.parse().ok()
+    text.lines().next()?.trim().rsplit(':').next()?.parse().ok()
 }
 
 fn send_signal(child: &Child, signal: Signal) {
@@ -421,8 +440,18 @@ pub fn serve(listen: &str, data: &Path, options: &Options) -> Command {
     let mut command = Command::new(binary());
     command
         .args(["serve", "--listen", listen])
-        .arg("--data")
+        .arg("--data-dir")
         .arg(data);
+    // A ZooKeeper of its own on any port, unless the test says otherwise.
+    let is_zookeeper = |text: &String| text.contains("zookeeper");
+    if !options
+        .overrides
+        .iter()
+        .chain(&options.arguments)
+        .any(is_zookeeper)
+    {
+        command.args(["--zookeeper-port", "0"]);
+    }
     for pair in &options.overrides {
         command.args(["--override", pair]);
     }

@@ -14,6 +14,9 @@ use std::task::{Context, Wake, Waker};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use slab::Slab;
 
+/// Most rounds of ready tasks between two visits of the driver.
+const ROUNDS_MAX: usize = 64;
+
 type TaskFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The tasks of one shard that were woken, shared with every waker of the shard.
@@ -144,13 +147,21 @@ impl Executor {
         });
     }
 
-    /// Polls every task that was ready at the call, once. Returns whether there was one.
+    /// Polls the tasks that are ready, and those that they make ready, until there is none.
+    /// Returns whether there was one.
     pub(crate) fn run_ready(&self) -> bool {
         let mut batch = self.batch.take();
-        self.queue.swap(&mut batch);
-        let any = !batch.is_empty();
-        for task in batch.drain(..) {
-            self.poll_task(task);
+        let mut any = false;
+        // Tasks that wake each other for ever must not keep the driver from its turn.
+        for _ in 0..ROUNDS_MAX {
+            self.queue.swap(&mut batch);
+            if batch.is_empty() {
+                break;
+            }
+            any = true;
+            for task in batch.drain(..) {
+                self.poll_task(task);
+            }
         }
         self.batch.replace(batch);
         any

@@ -92,10 +92,13 @@ pub(crate) fn receive(socket: &Socket, buffer: &mut BytesMut, limit: usize) -> i
     Ok(count)
 }
 
-/// One sendmsg(2) of the buffers from byte `offset` of the first one on.
+/// One send(2) or sendmsg(2) of the buffers from byte `offset` of the first one on.
 pub(crate) fn send(socket: &Socket, buffers: &[Bytes], offset: usize) -> io::Result<usize> {
-    let slices = io_slices(buffers, offset, usize::MAX);
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if let [one] = buffers {
+        return Ok(rustix::net::send(socket.0.fd(), &one[offset..], flags)?);
+    }
+    let slices = io_slices(buffers, offset, usize::MAX);
     let mut control = rustix::net::SendAncillaryBuffer::default();
     Ok(rustix::net::sendmsg(
         socket.0.fd(),

@@ -2,7 +2,9 @@
 //!
 //! Completions are taken only when the shard enters the kernel, so all that a turn asked for goes
 //! in with one system call. Buffered writes are not submitted but made inline (see
-//! [`super::Io::write_at`]); names and whole files go to the helper threads.
+//! [`super::Io::write_at`]), and so is a send while the socket takes it: it would complete inside
+//! the submission anyway, and its completion would only wake the shard once more. Names and whole
+//! files go to the helper threads.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -80,20 +82,35 @@ impl Uring {
                 return Some(system::write_at(&file, &buffers, position).map(|()| Output::Nothing));
             }
             Op::File(op) if !in_ring(&op) => self.worker.start(token, op),
-            op => {
-                let (cursor, vectors, header) = ((0, 0), Vec::new(), None);
-                let mut in_flight = Box::new(InFlight {
-                    op,
-                    cursor,
-                    vectors,
-                    header,
-                });
-                let entry = in_flight.entry().user_data(token as u64);
-                self.in_flight.insert(token, in_flight);
-                self.push(&entry);
-            }
+            Op::Send(socket, buffers) => match system::send(&socket, &buffers, 0) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Some(Err(error));
+                }
+                sent => {
+                    let mut cursor = (0, 0);
+                    system::advance(&buffers, &mut cursor, sent.unwrap_or(0));
+                    if cursor.0 == buffers.len() {
+                        return Some(Ok(Output::Nothing));
+                    }
+                    self.submit(token, Op::Send(socket, buffers), cursor);
+                }
+            },
+            op => self.submit(token, op, (0, 0)),
         }
         None
+    }
+
+    fn submit(&mut self, token: Token, op: Op, cursor: (usize, usize)) {
+        let (vectors, header) = (Vec::new(), None);
+        let mut in_flight = Box::new(InFlight {
+            op,
+            cursor,
+            vectors,
+            header,
+        });
+        let entry = in_flight.entry().user_data(token as u64);
+        self.in_flight.insert(token, in_flight);
+        self.push(&entry);
     }
 
     fn push(&mut self, entry: &squeue::Entry) {

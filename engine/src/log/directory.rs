@@ -182,11 +182,17 @@ pub fn partition_directory_name(topic: &str, partition: i32) -> String {
 
 /// `<topic>-<partition>.<unique>-delete`, with the topic cut so that it fits into a file name.
 pub fn delete_directory_name(name: &str, unique: Uuid) -> String {
+    suffixed_directory_name(name, unique, DELETE_DIRECTORY_SUFFIX)
+}
+
+/// `<topic>-<partition>.<unique>-stray`, cut like [`delete_directory_name`].
+pub fn stray_directory_name(name: &str, unique: Uuid) -> String {
+    suffixed_directory_name(name, unique, STRAY_DIRECTORY_SUFFIX)
+}
+
+fn suffixed_directory_name(name: &str, unique: Uuid, suffix: &str) -> String {
     let (topic, partition) = name.rsplit_once('-').unwrap_or((name, "0"));
-    let rest = format!(
-        "-{partition}.{}{DELETE_DIRECTORY_SUFFIX}",
-        unique.as_simple()
-    );
+    let rest = format!("-{partition}.{}{suffix}", unique.as_simple());
     let mut length = topic.len().min(NAME_BYTES_MAX.saturating_sub(rest.len()));
     while !topic.is_char_boundary(length) {
         length -= 1;

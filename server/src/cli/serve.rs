@@ -26,9 +26,22 @@ pub struct ServeFlags {
     /// Address to serve on; port 0 lets the system choose [env: RINGLOG_LISTEN] [listeners]
     #[arg(long, value_name = "[HOST:]PORT")]
     pub listen: Option<String>,
-    /// Data directory [env: RINGLOG_DATA] [log.dirs]
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<String>,
+    /// Address to serve on, as the first half of --listen
+    #[arg(long, value_name = "HOST", conflicts_with = "listen")]
+    pub host: Option<String>,
+    /// Port to serve on, as the second half of --listen
+    #[arg(long, value_name = "PORT", conflicts_with = "listen")]
+    pub port: Option<u16>,
+    /// Data directory: logs, journal, zookeeper [env: RINGLOG_DATA_DIR] [ringlog.data.dir]
+    #[arg(long, alias = "data", value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Port of the ZooKeeper service in this process [env: RINGLOG_ZOOKEEPER_PORT]
+    /// [ringlog.zookeeper.port]
+    #[arg(long, value_name = "PORT")]
+    pub zookeeper_port: Option<String>,
+    /// Serve from a temporary directory on free ports; print them as a line of JSON when ready
+    #[arg(long, conflicts_with_all = ["data_dir", "listen", "host", "port", "zookeeper_port"])]
+    pub ephemeral: bool,
     /// Number of shards, each a pinned thread [env: RINGLOG_CORES] [ringlog.cores]
     #[arg(long, value_name = "N")]
     pub cores: Option<String>,
@@ -56,9 +69,16 @@ impl ServeFlags {
     /// The layers of configuration of one start.
     #[must_use]
     pub fn into_layers(self, file: Option<PathBuf>, env: Vec<(String, String)>) -> Layers {
+        let listen = match (self.listen, self.host, self.port) {
+            (None, None, None) => None,
+            (Some(listen), ..) => Some(listen),
+            (None, Some(host), port) => Some(format!("{host}:{}", port.unwrap_or(9092))),
+            (None, None, Some(port)) => Some(port.to_string()),
+        };
         let flags = [
-            ("listeners", self.listen),
-            ("log.dirs", self.data),
+            ("listeners", listen),
+            ("ringlog.data.dir", self.data_dir),
+            ("ringlog.zookeeper.port", self.zookeeper_port),
             ("ringlog.cores", self.cores),
             ("ringlog.io", self.io),
             ("ringlog.durability", self.durability),

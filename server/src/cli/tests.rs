@@ -36,7 +36,7 @@ fn command_line_is_well_formed() {
 #[test]
 fn no_arguments_serve_with_the_defaults_for_development() {
     let config = served(&[]);
-    assert_eq!(config.log_dirs, [PathBuf::from("./data")]);
+    assert_eq!(config.log_dirs, [PathBuf::from("./data/logs")]);
     assert_eq!(
         config.listeners[0].bind.to_string(),
         "PLAINTEXT://127.0.0.1:9092"
@@ -48,7 +48,7 @@ fn flags_work_with_and_without_the_word_serve() {
     let flags = [
         "--listen",
         "0",
-        "--data",
+        "--data-dir",
         "/d",
         "--cores",
         "1",
@@ -65,7 +65,7 @@ fn flags_work_with_and_without_the_word_serve() {
     ];
     for config in [served(&flags), served(&[&["serve"], &flags[..]].concat())] {
         assert_eq!(config.listeners[0].bind.port, 0);
-        assert_eq!(config.log_dirs, [PathBuf::from("/d")]);
+        assert_eq!(config.log_dirs, [PathBuf::from("/d/logs")]);
         assert_eq!(
             (config.ringlog.cores, config.ringlog.open_files_max),
             (1, 99)

@@ -25,7 +25,12 @@ pub struct OwnFlag {
 /// All of them.
 pub static OWN_FLAGS: &[OwnFlag] = &[
     own("listeners", "--listen", "RINGLOG_LISTEN"),
-    own("log.dirs", "--data", "RINGLOG_DATA"),
+    own("ringlog.data.dir", "--data-dir", "RINGLOG_DATA_DIR"),
+    own(
+        "ringlog.zookeeper.port",
+        "--zookeeper-port",
+        "RINGLOG_ZOOKEEPER_PORT",
+    ),
     own("ringlog.cores", "--cores", "RINGLOG_CORES"),
     own("ringlog.io", "--io", "RINGLOG_IO"),
     own("ringlog.durability", "--durability", "RINGLOG_DURABILITY"),
@@ -523,7 +528,8 @@ impl Settings {
             .collect()
     }
 
-    fn describe_key(&self, key: &Key) -> Described {
+    /// One broker key as `DescribeConfigs` shows it.
+    pub(crate) fn describe_key(&self, key: &Key) -> Described {
         let mut synonyms = self.synonyms(key);
         let own = synonyms.first().cloned();
         if own.is_some() {
@@ -547,8 +553,8 @@ impl Settings {
         }
     }
 
-    /// The values of one broker key, for its own description and that of the topic keys it backs.
-    pub(crate) fn synonyms(&self, key: &Key) -> Vec<Synonym> {
+    /// The values of one broker key.
+    fn synonyms(&self, key: &Key) -> Vec<Synonym> {
         let synonym = |setting: Setting| Synonym {
             name: key.name,
             value: (!key.is_sensitive()).then_some(setting.text),

@@ -61,7 +61,7 @@ fn error_of(pairs: &[&str]) -> String {
 fn nothing_configured_serves_on_loopback_from_data() {
     let Loaded { config, notes } = BrokerConfig::load(&Layers::default()).expect("valid");
     assert_eq!(notes, []);
-    assert_eq!(config.node_id, 1);
+    assert_eq!(config.node_id, 0);
     assert_eq!(config.listeners.len(), 1);
     assert_eq!(
         config.listeners[0].bind.to_string(),
@@ -72,7 +72,9 @@ fn nothing_configured_serves_on_loopback_from_data() {
         config.listeners[0].advertised,
         Advertised { host, port: 9092 }
     );
-    assert_eq!(config.log_dirs, [PathBuf::from("./data")]);
+    assert_eq!(config.log_dirs, [PathBuf::from("./data/logs")]);
+    assert_eq!(config.ringlog.journal_dir, PathBuf::from("./data/journal"));
+    assert_eq!(config.zookeeper.own_port, Some(2181));
     assert_eq!(
         (config.num_partitions, config.default_replication_factor),
         (1, 1)
@@ -114,6 +116,9 @@ fn file_without_directories_means_kafkas_default_directory() {
         .expect("valid")
         .config;
     assert_eq!(config.log_dirs, [PathBuf::from("/b"), PathBuf::from("/c")]);
+    assert_eq!(config.ringlog.data_dir, PathBuf::from("/b.ringlog"));
+    let config = load("ringlog.data.dir=/d\n").expect("valid").config;
+    assert_eq!(config.log_dirs, [PathBuf::from("/d/logs")]);
 }
 
 #[test]
@@ -194,9 +199,28 @@ fn tutorial_file_of_the_repository_has_no_errors() {
         config.listeners[0].bind.to_string(),
         "PLAINTEXT://127.0.0.1:9092"
     );
-    assert_eq!(config.zookeeper_connect.as_deref(), Some("localhost:2181"));
+    assert_eq!(config.zookeeper.connect, "localhost:2181");
+    assert_eq!(config.zookeeper.own_port, None);
     let texts: Vec<&str> = notes.iter().map(|note| note.what.as_str()).collect();
-    assert_eq!(texts, ["'zookeeper.connect' has no effect"]);
+    assert_eq!(texts, [""; 0]);
+}
+
+#[test]
+fn zookeeper_is_in_this_process_or_where_the_file_says() {
+    let zookeeper = |text: &str| load(text).expect("valid").config.zookeeper;
+    assert_eq!(zookeeper("").own_port, Some(2181));
+    assert_eq!(zookeeper("listeners=PLAINTEXT://h:0\n").own_port, Some(0));
+    let outside = zookeeper("zookeeper.connect=a:1,b:2/kafka\n");
+    assert_eq!(
+        (outside.connect.as_str(), outside.own_port),
+        ("a:1,b:2/kafka", None)
+    );
+    let both = zookeeper("zookeeper.connect=a:1\nringlog.zookeeper.port=5\n");
+    assert_eq!(both.own_port, Some(5));
+    for bad in ["", "a:x", "a:1,,b:2", ":1", "a:1//x", "a:0"] {
+        let error = load(&format!("zookeeper.connect={bad}\n")).expect_err(bad);
+        assert!(error.to_string().contains("expected host:port"), "{error}");
+    }
 }
 
 #[test]

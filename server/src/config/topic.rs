@@ -249,11 +249,12 @@ impl TopicKey {
         keys::parse(self.kind, self.rule, text).map_err(invalid)
     }
 
-    /// The texts that back this key from the broker's configuration, in order of precedence.
+    /// The texts that back this key from the broker's configuration, in order of precedence: as Kafka
+    /// describes the first of its broker keys, so none where that one is null (`ConfigHelper`, 3.9).
     fn broker_synonyms(&self, broker: &Settings) -> Vec<Synonym> {
-        let keys = self.synonyms.iter();
-        let keys = keys.filter_map(|(name, _)| keys::find(name));
-        keys.flat_map(|key| broker.synonyms(key)).collect()
+        let first = self.synonyms.first();
+        let key = first.and_then(|(name, _)| keys::find(name));
+        key.map_or_else(Vec::new, |key| broker.describe_key(key).synonyms)
     }
 
     /// The default that the broker's configuration gives, in this key's unit.

@@ -90,7 +90,7 @@ async fn delete_records(call: Call) -> Result<Answer, Refused> {
 async fn delete_here(shard: &Rc<Shard>, wishes: &[Wish]) -> Vec<Result<i64, ResponseError>> {
     let mut plan = Vec::with_capacity(wishes.len());
     for wish in wishes {
-        let mut planned = target(shard, wish);
+        let mut planned = target(shard, wish).await;
         if let Ok((partition, _)) = &planned
             && let Err(error) = retention::keep_producers(shard, partition).await
         {
@@ -129,8 +129,8 @@ async fn delete_here(shard: &Rc<Shard>, wishes: &[Wish]) -> Vec<Result<i64, Resp
 }
 
 /// The partition and the offset that its log is to begin with.
-fn target(shard: &Shard, wish: &Wish) -> Result<(Rc<Partition>, i64), ResponseError> {
-    let partition = check_leader(shard, &wish.topic, wish.index, -1)?;
+async fn target(shard: &Shard, wish: &Wish) -> Result<(Rc<Partition>, i64), ResponseError> {
+    let partition = check_leader(shard, &wish.topic, wish.index, -1).await?;
     if wish.topic.as_str() == GROUP_TOPIC || wish.topic.as_str() == TRANSACTION_TOPIC {
         return Err(ResponseError::InvalidTopicException);
     }

@@ -55,7 +55,7 @@ async fn producers(
 ) -> Result<Vec<ActiveProducer>, ResponseError> {
     let owner = shard.owner(&topic, index);
     let job = move |shard: Rc<Shard>| async move {
-        let partition = check_leader(&shard, &topic, index, -1)?;
+        let partition = check_leader(&shard, &topic, index, -1).await?;
         let active = partition.producers().borrow().active();
         Ok(active)
     };

@@ -105,7 +105,7 @@ fn failed(index: i32, error: ResponseError) -> ListOffsetsPartitionResponse {
 
 async fn answer(shard: &Shard, question: &Question, version: i16) -> ListOffsetsPartitionResponse {
     let index = question.index;
-    let partition = match check_leader(shard, &question.topic, index, question.epoch) {
+    let partition = match check_leader(shard, &question.topic, index, question.epoch).await {
         Ok(partition) => partition,
         Err(error) => return failed(index, error),
     };

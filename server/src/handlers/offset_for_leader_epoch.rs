@@ -96,7 +96,7 @@ async fn offset_for_leader_epoch(call: Call) -> Result<Answer, Refused> {
 
 async fn answer(shard: &Shard, question: &Question) -> Result<(i32, i64), ResponseError> {
     let Question { topic, index, .. } = question;
-    let partition = check_leader(shard, topic, *index, question.current_epoch)?;
+    let partition = check_leader(shard, topic, *index, question.current_epoch).await?;
     // Written by a broker of Apache Kafka that had the directory before.
     let directory = partition.log.directory();
     let written = checkpoint::read_epochs(&shard.io, &directory).await;

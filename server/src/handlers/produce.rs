@@ -185,7 +185,7 @@ async fn append_one(
     acks: i16,
     version: i16,
 ) -> Result<(Outcome, i64), AppendError> {
-    let Some(partition) = shard.partition(topic, index) else {
+    let Some(partition) = shard.partition_when_open(topic, index).await else {
         let known = shard
             .image()
             .topic(topic)

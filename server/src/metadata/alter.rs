@@ -1,32 +1,24 @@
 //! Carries changes of what there is out: settings of topics and brokers, more partitions, log start
 //! offsets. Lives on shard 0, as all of [`super::store`]; any shard may ask.
 //!
-//! Settings of brokers stand in `.ringlog-brokers` of the first log directory, as those of topics in
-//! `.ringlog-topics`; both are durable before they act and before the change is answered.
+//! Settings stand in `/config/topics` and `/config/brokers` of ZooKeeper before they act and before
+//! the change is answered; a notification below `/config/changes` tells other readers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
-use ringlog_engine::io::Io;
-use ringlog_engine::log::directory::partition_directory_name;
 
 use super::config_change::ConfigChange;
 use super::controller::Refusal;
-use super::state::{BrokerOverrides, Topic};
-use super::store::{self, Store, gone, storage_error};
+use super::state::{BrokerOverrides, Image, Topic};
+use super::store::{self, Store, gone, no_ensemble, storage_error};
+use super::znode::{self, TopicNode};
 use crate::boot::FoundPartition;
-
 use crate::config::keys::{self, Effect};
-use crate::shard::{Shard, ShardGone};
-
-/// Settings of brokers that were changed while they ran, in the first log directory.
-pub const BROKERS_FILE: &str = ".ringlog-brokers";
-/// Kafka's name of all brokers, as of its znode.
-const ALL_BROKERS: &str = "<default>";
+use crate::config::topic::Overrides;
+use crate::shard::Shard;
 
 // ---- settings of topics --------------------------------------------------------------------------
 
@@ -50,7 +42,7 @@ pub async fn topic_configs(
         if validate_only {
             return Ok(());
         }
-        store::write_topics(&shard.io, &store, Some(&topic)).await?;
+        put_config(&store, &format!("topics/{name}"), &topic.overrides).await?;
         log::info!("Topic {name} has now {:?}", topic.overrides);
         let image = store.controller.borrow_mut().created(topic);
         store::publish(&shard, &image).await;
@@ -82,20 +74,62 @@ pub async fn broker_configs(
             return Ok(());
         }
         let overrides = image.broker_overrides();
-        let node_id = shard.broker.config.node_id.to_string();
-        let mut text = String::new();
-        store::add_settings(&mut text, ALL_BROKERS, &overrides.all)?;
-        store::add_settings(&mut text, &node_id, &overrides.this)?;
-        let path = store.directories[0].join(BROKERS_FILE);
-        let written = shard.io.replace_file(&path, Bytes::from(text)).await;
-        written.map_err(|error| storage_error(format!("{}: {error}", path.display())))?;
-        tell(overrides);
-        let image = store.controller.borrow_mut().altered(image);
-        store::publish(&shard, &image).await;
-        limit_connections(&shard);
+        let (entity, changed) = if is_this_broker {
+            (shard.broker.config.node_id.to_string(), &overrides.this)
+        } else {
+            (znode::ALL_BROKERS.to_owned(), &overrides.all)
+        };
+        put_config(&store, &format!("brokers/{entity}"), changed).await?;
+        take_over(&shard, &store, image).await;
         Ok(())
     };
     shard.on(0, job).await.map_err(gone)?
+}
+
+/// Takes over settings of brokers that others have written. What cannot be is told and left out.
+pub(super) async fn take_broker_overrides(
+    shard: &Rc<Shard>,
+    store: &Store,
+    overrides: BrokerOverrides,
+) {
+    if *store.controller.borrow().image().broker_overrides() == overrides {
+        return;
+    }
+    for (is_this_broker, changed) in [(false, overrides.all), (true, overrides.this)] {
+        let change = ConfigChange::Replace(changed);
+        let planned = store
+            .controller
+            .borrow()
+            .plan_broker_configs(is_this_broker, &change);
+        match planned {
+            Ok(image) => take_over(shard, store, image).await,
+            Err(refusal) => log::error!(
+                "Settings of brokers in ZooKeeper are not taken: {}",
+                refusal.message
+            ),
+        }
+    }
+}
+
+async fn take_over(shard: &Rc<Shard>, store: &Store, image: Image) {
+    tell(image.broker_overrides());
+    let image = store.controller.borrow_mut().altered(image);
+    store::publish(shard, &image).await;
+    limit_connections(shard);
+}
+
+/// The node of `topics/<name>` or `brokers/<id>`, and the notification about it.
+async fn put_config(store: &Store, entity: &str, overrides: &Overrides) -> Result<(), Refusal> {
+    let path = format!("/config/{entity}");
+    let put = store.ensemble.put(&path, znode::config(overrides)).await;
+    put.map_err(no_ensemble)?;
+    let prefix = format!("{}/config_change_", znode::CONFIG_CHANGES);
+    let notification = znode::config_change(entity);
+    let told = store
+        .ensemble
+        .create_sequential(&prefix, notification)
+        .await;
+    told.map_err(no_ensemble)
 }
 
 /// As at a start: what was set, and what of it does nothing.
@@ -110,25 +144,6 @@ fn tell(overrides: &BrokerOverrides) {
             log::warn!("'{name}' has no effect: {instead}");
         }
     }
-}
-
-/// Reads the settings of brokers.
-///
-/// # Errors
-/// The file and what is wrong with it.
-pub async fn read_broker_overrides(
-    io: &Io,
-    directory: &Path,
-    node_id: i32,
-) -> Result<BrokerOverrides, String> {
-    let path = directory.join(BROKERS_FILE);
-    let text = store::read_text(io, &path).await?;
-    let mut brokers = store::parse_topics(&text)
-        .map_err(|error| format!("{}: {}", path.display(), error.replace("topic ", "broker ")))?;
-    Ok(BrokerOverrides {
-        all: brokers.remove(ALL_BROKERS).unwrap_or_default(),
-        this: brokers.remove(&node_id.to_string()).unwrap_or_default(),
-    })
 }
 
 /// The limits of the settings in force hold for the next connection.
@@ -174,48 +189,42 @@ pub async fn partitions(
     shard.on(0, job).await.map_err(gone)?
 }
 
+/// The topic's node first: what is not made after that, the next start makes.
 async fn add_partitions(
     shard: &Rc<Shard>,
     store: &Store,
     topic: Arc<Topic>,
 ) -> Result<(), Refusal> {
-    let known = store
-        .controller
-        .borrow()
-        .image()
-        .topic(&topic.name)
-        .cloned();
-    let before = known.map_or(0, |known| known.partitions);
-    store::drop_stale_checkpoints(&shard.io, store).await?;
-    // One after the other: a crash in between must not leave a gap in the numbers.
-    for index in before..topic.partitions {
-        let place = store.emptiest_directory();
-        let key = (topic.name.clone(), index);
-        store.places.borrow_mut().insert(key, place);
-        let name = partition_directory_name(&topic.name, index);
-        let directory = store.directories[place].join(name);
-        let target = shard.owner(&topic.name, index);
-        let new = topic.clone();
-        let job = move |shard: Rc<Shard>| async move {
-            store::open_new(&shard, new, index, &directory).await
-        };
-        let failed = match shard.on(target, job).await {
-            Ok(Ok(())) => continue,
-            Ok(Err(message)) => message,
-            Err(ShardGone) => "the broker is stopping".to_owned(),
-        };
-        log::error!("Cannot add partition {index} to {}: {failed}", topic.name);
-        store::remove_partitions(shard, &topic.name, before..index + 1).await;
-        return Err(storage_error(failed));
+    let path = znode::topic_path(&topic.name);
+    let refused = |reason: &str| storage_error(format!("{path}: {reason}"));
+    let before = store.ensemble.get(&path).await.map_err(no_ensemble)?;
+    let before = before.ok_or_else(|| refused("it is gone from ZooKeeper"))?;
+    let node = TopicNode::decode(&before.data).map_err(|error| refused(&error))?;
+    let node_id = shard.broker.config.node_id;
+    let first = node
+        .partitions_of(node_id)
+        .map_err(|error| refused(&error))?;
+    let after = TopicNode::on_one_broker(topic.id, topic.partitions, node_id);
+    let replaced = store
+        .ensemble
+        .replace(&path, after.encode(), before.version)
+        .await;
+    if !replaced.map_err(no_ensemble)? {
+        return Err(refused("somebody else changes it; try again"));
     }
-    let image = store.controller.borrow_mut().created((*topic).clone());
-    store::publish(shard, &image).await;
-    log::info!(
-        "Topic {} has now {} partitions",
-        topic.name,
-        topic.partitions
-    );
-    Ok(())
+    let taken = store::take_up(shard, store, topic.clone(), first).await;
+    if let Err(refusal) = &taken {
+        log::error!(
+            "Cannot add partitions to {}: {}",
+            topic.name,
+            refusal.message
+        );
+        // If that fails, too, the next start makes them.
+        if let Err(error) = store.ensemble.put(&path, before.data).await {
+            log::error!("{path}: {error}");
+        }
+    }
+    taken
 }
 
 // ---- log start offsets ---------------------------------------------------------------------------
@@ -230,14 +239,15 @@ impl Store {
     /// take his along.
     pub fn know_checkpoints(&self, found: &BTreeMap<(String, i32), FoundPartition>) {
         let start = |(key, found): (&(String, i32), &FoundPartition)| {
-            Some((key.clone(), found.opening.log_start_offset?))
+            Some((key.clone(), found.opening?.log_start_offset?))
         };
         let starts = found.iter().filter_map(start);
         self.log_starts.borrow_mut().extend(starts);
-        let points = found
-            .iter()
-            .filter(|(_, found)| found.opening.recovery_point > 0);
-        let points = points.map(|(key, found)| (key.clone(), found.opening.recovery_point));
+        let point = |(key, found): (&(String, i32), &FoundPartition)| {
+            let point = found.opening?.recovery_point;
+            (point > 0).then(|| (key.clone(), point))
+        };
+        let points = found.iter().filter_map(point);
         self.recovery_points.borrow_mut().extend(points);
     }
 }

@@ -1,13 +1,13 @@
-//! Carries the controller's decisions out: directories and logs on the owners' shards, the image
-//! to all shards. Lives on shard 0; any shard may ask.
+//! Carries the controller's decisions out: znodes in ZooKeeper, directories and logs on the owners'
+//! shards, the image to all shards. Lives on shard 0; any shard may ask.
 //!
-//! In this release the topics are those found in the log directories. What has no place there
-//! stands in plain files of the first log directory (Apache Kafka ignores plain files):
-//! `.ringlog-topics` (settings of topics) and `.ringlog-producer-ids` (the next block of producer
-//! ids). Both are replaced atomically and durably before anything that depends on them is answered.
+//! ZooKeeper is the truth. A topic is there once its node is: what a crash keeps from being made
+//! after that, the next start makes. A deletion is decided once its node below
+//! `/admin/delete_topics` is there: the next start brings it to its end. A topic's nodes go after
+//! its directories have been renamed, so that none is left which nobody knows.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -26,30 +26,29 @@ use ringlog_engine::log::directory::{self, partition_directory_name};
 use uuid::Uuid;
 
 use super::controller::{Controller, Refusal};
-use super::doomed::{Doomed, DoomedTopics};
+use super::ensemble::{Ensemble, EnsembleError};
+use super::reconcile::Change;
 use super::state::{GROUP_TOPIC, Image, Topic};
+use super::znode::{self, TopicNode};
 use crate::boot::checkpoint_entry;
-use crate::config::topic::Overrides;
 use crate::group::driver;
 use crate::partition::{self, Partition};
 use crate::producer_state::ProducerState;
 use crate::shard::{Shard, ShardGone};
 use crate::turnstile::Turnstile;
+use crate::watcher::Watcher;
 
-/// Settings of topics, in the first log directory.
-pub const TOPICS_FILE: &str = ".ringlog-topics";
-/// The first producer id that was not handed out, in the first log directory.
-pub const PRODUCER_IDS_FILE: &str = ".ringlog-producer-ids";
 /// Producer ids reserved with one write (Kafka's ProducerIdsBlock.PRODUCER_ID_BLOCK_SIZE).
 const PRODUCER_ID_BLOCK: i64 = 1000;
-/// Largest of these files that is read.
-const FILE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Data of the nodes above a partition's state.
+const NOTHING: Bytes = Bytes::new();
 
 /// Which log directory has a partition, as an index of the configured ones.
 pub type Places = BTreeMap<(String, i32), usize>;
 
 /// The state behind the controller.
 pub struct Store {
+    pub(super) ensemble: Ensemble,
     pub(super) controller: RefCell<Controller>,
     pub(super) directories: Vec<PathBuf>,
     pub(super) places: RefCell<Places>,
@@ -58,10 +57,15 @@ pub struct Store {
     pub(super) log_starts: RefCell<BTreeMap<(String, i32), i64>>,
     /// The checkpoint files may still have partitions that were deleted.
     has_stale_checkpoints: Cell<bool>,
-    /// Next producer id, and the end of the block that is reserved on disk.
+    /// Next producer id, and the end of the block that is reserved in ZooKeeper.
     producer_ids: Cell<(i64, i64)>,
-    /// Taken with the turnstile only.
-    doomed: RefCell<DoomedTopics>,
+    /// What others may have changed in ZooKeeper, for [`super::reconcile`].
+    pub(super) changes: RefCell<BTreeSet<Change>>,
+    pub(super) changed: Watcher,
+    /// Number of the newest notification about settings that was looked at.
+    pub(super) config_change: Cell<i64>,
+    /// Nodes of topics that this broker cannot serve; each is told of once.
+    pub(super) unservable: RefCell<BTreeMap<String, Bytes>>,
     /// One change at a time.
     pub(super) turnstile: Turnstile,
     /// One write of checkpoint files at a time.
@@ -69,22 +73,26 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store that starts from what was found in the directories.
+    /// A store that starts from what was found in ZooKeeper and in the directories.
     pub fn new(
+        ensemble: Ensemble,
         controller: Controller,
         directories: Vec<PathBuf>,
         places: Places,
-        producer_id: i64,
     ) -> Store {
         Store {
+            ensemble,
             controller: RefCell::new(controller),
             directories,
             places: RefCell::new(places),
             recovery_points: RefCell::default(),
             log_starts: RefCell::default(),
             has_stale_checkpoints: Cell::default(),
-            producer_ids: Cell::new((producer_id, producer_id)),
-            doomed: RefCell::default(),
+            producer_ids: Cell::new((0, 0)),
+            changes: RefCell::default(),
+            changed: Watcher::default(),
+            config_change: Cell::new(-1),
+            unservable: RefCell::default(),
             turnstile: Turnstile::default(),
             checkpoints: Turnstile::default(),
         }
@@ -105,6 +113,14 @@ pub(super) fn storage_error(message: impl Into<String>) -> Refusal {
     Refusal {
         error: ResponseError::KafkaStorageError,
         message: message.into(),
+    }
+}
+
+/// Nothing was changed, or nobody knows.
+pub(super) fn no_ensemble(error: EnsembleError) -> Refusal {
+    Refusal {
+        error: ResponseError::RequestTimedOut,
+        message: error.to_string(),
     }
 }
 
@@ -147,21 +163,101 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
     let _turn = store.turnstile.enter().await;
     let id = new_topic_id(shard);
     let topic = Arc::new(store.controller.borrow().plan_topic(wish, id)?);
-    drop_stale_checkpoints(&shard.io, &store).await?;
-    if !topic.overrides.is_empty() {
-        write_topics(&shard.io, &store, Some(&topic)).await?;
+    let (path, config) = (
+        znode::topic_path(&topic.name),
+        znode::config(&topic.overrides),
+    );
+    let node = TopicNode::on_one_broker(id, topic.partitions, shard.broker.config.node_id).encode();
+    let config_path = znode::topic_config_path(&topic.name);
+    let put = store.ensemble.put(&config_path, config).await;
+    put.map_err(no_ensemble)?;
+    let is_new = store
+        .ensemble
+        .create(vec![(path.clone(), node.clone())])
+        .await;
+    if !is_new.map_err(no_ensemble)? {
+        let doomed = store.ensemble.get(&znode::deletion_path(&topic.name)).await;
+        if doomed.map_err(no_ensemble)?.is_some() {
+            let message = format!("Topic '{}' is marked for deletion.", topic.name);
+            return Err(storage_error(message));
+        }
+        let found = store.ensemble.get(&path).await.map_err(no_ensemble)?;
+        // An answer may have been lost; else a tool was faster, and its event is on its way.
+        if found.is_none_or(|found| found.data != node) {
+            return Err(Refusal {
+                error: ResponseError::TopicAlreadyExists,
+                message: format!("Topic '{}' already exists.", topic.name),
+            });
+        }
     }
-    // One directory is there or not, of several some may be.
-    if topic.partitions > 1 {
-        doom(shard, &store, &topic).await?;
+    if let Err(refusal) = take_up(shard, &store, topic.clone(), 0).await {
+        log::error!("Cannot create topic {}: {}", topic.name, refusal.message);
+        // If that fails, too, the next start makes the topic.
+        if let Err(error) = forget_nodes(&store, &topic.name).await {
+            log::error!("Taking topic {} back: {error}", topic.name);
+        }
+        return Err(refusal);
     }
+    Ok(topic)
+}
+
+/// Makes the partitions of a topic from `first` on and publishes it; at return all of them can be
+/// produced to, and ZooKeeper has their states. With the turnstile only.
+///
+/// # Errors
+/// Kafka's error and the reason. Then none of these partitions is there.
+pub(super) async fn take_up(
+    shard: &Rc<Shard>,
+    store: &Store,
+    topic: Arc<Topic>,
+    first: i32,
+) -> Result<(), Refusal> {
+    let made = match drop_stale_checkpoints(&shard.io, store).await {
+        Ok(()) => make_partitions(shard, store, &topic, first).await,
+        Err(refusal) => return Err(refusal),
+    };
+    let done = match made {
+        Ok(()) => {
+            let states = states(shard, store, &topic, first);
+            store
+                .ensemble
+                .create(states)
+                .await
+                .map(drop)
+                .map_err(no_ensemble)
+        }
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = done {
+        remove_partitions(shard, &topic.name, first..topic.partitions).await;
+        return Err(refusal);
+    }
+    let image = store.controller.borrow_mut().created((*topic).clone());
+    publish(shard, &image).await;
+    let Topic {
+        name,
+        partitions,
+        id,
+        ..
+    } = &*topic;
+    match first {
+        0 => log::info!("Created topic {name} with {partitions} partitions, id {id}"),
+        _ => log::info!("Topic {name} has now {partitions} partitions"),
+    }
+    Ok(())
+}
+
+async fn make_partitions(
+    shard: &Rc<Shard>,
+    store: &Store,
+    topic: &Arc<Topic>,
+    first: i32,
+) -> Result<(), Refusal> {
     let mut openings = Vec::new();
-    for index in 0..topic.partitions {
+    for index in first..topic.partitions {
         let place = store.emptiest_directory();
-        store
-            .places
-            .borrow_mut()
-            .insert((topic.name.clone(), index), place);
+        let key = (topic.name.clone(), index);
+        store.places.borrow_mut().insert(key, place);
         let name = partition_directory_name(&topic.name, index);
         let (topic, directory) = (topic.clone(), store.directories[place].join(name));
         let target = shard.owner(&topic.name, index);
@@ -175,56 +271,66 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
         Ok(Err(message)) => Some(storage_error(message)),
         Err(gone_shard) => Some(gone(gone_shard)),
     });
-    let mut done = failed.map_or(Ok(()), Err);
-    if done.is_ok() && topic.partitions > 1 {
-        done = spare(shard, &store, &topic).await;
+    failed.map_or(Ok(()), Err)
+}
+
+/// The nodes of the states of a topic's partitions, parents first.
+fn states(shard: &Shard, store: &Store, topic: &Topic, first: i32) -> Vec<(String, Bytes)> {
+    let epoch = store.ensemble.controller_epoch();
+    let state = znode::state(shard.broker.config.node_id, 0, epoch);
+    let mut nodes = Vec::new();
+    let above = format!("{}/partitions", znode::topic_path(&topic.name));
+    if first == 0 {
+        nodes.push((above.clone(), NOTHING));
     }
-    if let Err(refusal) = done {
-        log::error!("Cannot create topic {}: {}", topic.name, refusal.message);
-        // It stays doomed: should something be left, the next start removes it.
-        remove_partitions(shard, &topic.name, 0..topic.partitions).await;
-        return Err(refusal);
+    for index in first..topic.partitions {
+        nodes.push((format!("{above}/{index}"), NOTHING));
+        nodes.push((znode::state_path(&topic.name, index), state.clone()));
     }
-    let image = store.controller.borrow_mut().created((*topic).clone());
-    publish(shard, &image).await;
-    log::info!(
-        "Created topic {} with {} partitions, id {}",
-        topic.name,
-        topic.partitions,
-        topic.id
-    );
-    Ok(topic)
+    nodes
 }
 
-/// The topic must be gone after a crash; see [`super::doomed`].
-async fn doom(shard: &Shard, store: &Store, topic: &Topic) -> Result<(), Refusal> {
-    let doomed = Doomed {
-        name: topic.name.clone(),
-        id: topic.id,
-        first_partition: 0,
-    };
-    let mut lines = store.doomed.take();
-    let written = lines.add(&shard.io, &store.directories[0], doomed).await;
-    store.doomed.replace(lines);
-    written
+/// States that a crash has kept from being written. They are written in order: who has the last one
+/// has all.
+pub(super) async fn complete_states(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError> {
+    let image = store.controller.borrow().image().clone();
+    for topic in image.topics() {
+        let last = znode::state_path(&topic.name, topic.partitions - 1);
+        if store.ensemble.get(&last).await?.is_none() {
+            let _turn = store.turnstile.enter().await;
+            let is_there = store
+                .controller
+                .borrow()
+                .image()
+                .topic(&topic.name)
+                .is_some();
+            if is_there {
+                store
+                    .ensemble
+                    .create(states(shard, store, topic, 0))
+                    .await?;
+            }
+        }
+    }
+    Ok(())
 }
 
-/// The topic is complete, or completely gone.
-async fn spare(shard: &Shard, store: &Store, topic: &Topic) -> Result<(), Refusal> {
-    let mut lines = store.doomed.take();
-    let written = lines
-        .remove(&shard.io, &store.directories[0], topic.id)
-        .await;
-    store.doomed.replace(lines);
-    written
+/// A topic is gone: so are its nodes, the wish to delete it last.
+pub(super) async fn forget_nodes(store: &Store, name: &str) -> Result<(), EnsembleError> {
+    store.ensemble.delete_all(&znode::topic_path(name)).await?;
+    store
+        .ensemble
+        .delete_all(&znode::topic_config_path(name))
+        .await?;
+    store.ensemble.delete_all(&znode::deletion_path(name)).await
 }
 
-fn new_topic_id(shard: &Shard) -> Uuid {
+pub(super) fn new_topic_id(shard: &Shard) -> Uuid {
     let bytes = shard.random.borrow_mut().u128(..).to_be_bytes();
     uuid::Builder::from_random_bytes(bytes).into_uuid()
 }
 
-pub(super) async fn open_new(
+pub(crate) async fn open_new(
     shard: &Rc<Shard>,
     topic: Arc<Topic>,
     index: i32,
@@ -280,7 +386,8 @@ async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
             message,
         });
     };
-    doom(shard, &store, &topic).await?;
+    let wish = vec![(znode::deletion_path(name), NOTHING)];
+    store.ensemble.create(wish).await.map_err(no_ensemble)?;
     let image = store.controller.borrow_mut().deleted(name);
     publish(shard, &image).await;
     let is_gone = remove_partitions(shard, &topic.name, 0..topic.partitions).await;
@@ -291,12 +398,9 @@ async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
         })
     });
     future::join_all(forgets).await;
-    if !topic.overrides.is_empty() {
-        write_topics(&shard.io, &store, None).await?;
-    }
-    if is_gone {
-        // If not, the next start looks for it in vain.
-        let _ = spare(shard, &store, &topic).await;
+    // If not, the next start does both.
+    if is_gone && let Err(error) = forget_nodes(&store, name).await {
+        log::error!("Deleting topic {name} from ZooKeeper: {error}");
     }
     log::info!("Deleted topic {name}, id {}", topic.id);
     Ok(topic.id)
@@ -349,6 +453,7 @@ pub(super) async fn drop_stale_checkpoints(io: &Io, store: &Store) -> Result<(),
 
 /// The directory's new name says that it goes; its files go when nobody reads them any more.
 async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) -> bool {
+    shard.partition_when_open(name, index).await;
     let Some(partition) = shard.remove_partition(name, index) else {
         return true;
     };
@@ -395,7 +500,7 @@ pub(super) async fn publish(shard: &Rc<Shard>, image: &Arc<Image>) {
 /// A producer id that was never given before.
 ///
 /// # Errors
-/// KAFKA_STORAGE_ERROR if the next block cannot be reserved on disk.
+/// REQUEST_TIMED_OUT if ZooKeeper does not answer.
 pub async fn next_producer_id(shard: &Rc<Shard>) -> Result<i64, Refusal> {
     let job = |shard: Rc<Shard>| async move {
         let store = shard.store();
@@ -405,17 +510,33 @@ pub async fn next_producer_id(shard: &Rc<Shard>) -> Result<i64, Refusal> {
             store.producer_ids.set((next + 1, end));
             return Ok(next);
         }
-        let end = next + PRODUCER_ID_BLOCK;
-        let path = store.directories[0].join(PRODUCER_IDS_FILE);
-        let written = shard
-            .io
-            .replace_file(&path, Bytes::from(format!("{end}\n")))
-            .await;
-        written.map_err(|error| storage_error(format!("{}: {error}", path.display())))?;
-        store.producer_ids.set((next + 1, end));
+        let next = reserve_producer_ids(&shard, &store).await?;
+        store.producer_ids.set((next + 1, next + PRODUCER_ID_BLOCK));
         Ok(next)
     };
     shard.on(0, job).await.map_err(gone)?
+}
+
+/// The first of a block that no broker has (Kafka 3.9: `ZkProducerIdManager`).
+async fn reserve_producer_ids(shard: &Shard, store: &Store) -> Result<i64, Refusal> {
+    let (path, ensemble) = (znode::PRODUCER_IDS, &store.ensemble);
+    loop {
+        let found = ensemble.get(path).await.map_err(no_ensemble)?;
+        let Some(found) = found else {
+            let nodes = vec![(path.to_owned(), NOTHING)];
+            ensemble.create(nodes).await.map_err(no_ensemble)?;
+            continue;
+        };
+        let last = znode::decode_producer_ids(&found.data);
+        let last = last.map_err(|error| storage_error(format!("{path}: {error}")))?;
+        let first = last.map_or(0, |last| last + 1);
+        let end = first + PRODUCER_ID_BLOCK - 1;
+        let block = znode::producer_ids(shard.broker.config.node_id, first, end);
+        let replaced = ensemble.replace(path, block, found.version).await;
+        if replaced.map_err(no_ensemble)? {
+            return Ok(first);
+        }
+    }
 }
 
 /// Takes note of how far the logs of a shard are durable, and writes Kafka's checkpoint files.
@@ -469,97 +590,4 @@ async fn write_checkpoints(
         checkpoint::write_offsets(io, &directory.join(file), &entries).await?;
     }
     Ok(())
-}
-
-// ---- .ringlog-topics -------------------------------------------------------------------------
-
-/// `changed` is written in place of the topic of its name, or beside the others.
-pub(super) async fn write_topics(
-    io: &Io,
-    store: &Store,
-    changed: Option<&Topic>,
-) -> Result<(), Refusal> {
-    let image = store.controller.borrow().image().clone();
-    let is_old = |topic: &&Topic| changed.is_none_or(|changed| changed.name != topic.name);
-    let topics = image.topics().map(Arc::as_ref).filter(is_old);
-    let mut text = String::new();
-    for topic in topics.chain(changed) {
-        add_settings(&mut text, &topic.name, &topic.overrides)?;
-    }
-    let path = store.directories[0].join(TOPICS_FILE);
-    let written = io.replace_file(&path, Bytes::from(text)).await;
-    written.map_err(|error| storage_error(format!("{}: {error}", path.display())))
-}
-
-/// Adds the lines of one topic or broker, as [`parse_topics`] reads them.
-pub(super) fn add_settings(
-    text: &mut String,
-    name: &str,
-    overrides: &Overrides,
-) -> Result<(), Refusal> {
-    for (key, value) in overrides {
-        if value.contains('\n') {
-            let message = format!("The value of {key} has a line break.");
-            return Err(Refusal {
-                error: ResponseError::InvalidConfig,
-                message,
-            });
-        }
-        text.push_str(&format!("{name} {key}={value}\n"));
-    }
-    Ok(())
-}
-
-/// Settings by topic, from the file's text.
-///
-/// # Errors
-/// Number and text of the first line that is none.
-pub fn parse_topics(text: &str) -> Result<BTreeMap<String, BTreeMap<String, String>>, String> {
-    let mut topics: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for (number, line) in text.lines().enumerate() {
-        let fields = line
-            .split_once(' ')
-            .and_then(|(topic, setting)| Some((topic, setting.split_once('=')?)));
-        let Some((topic, (key, value))) = fields else {
-            return Err(format!(
-                "line {}: '{line}' is not 'topic key=value'",
-                number + 1
-            ));
-        };
-        topics
-            .entry(topic.to_owned())
-            .or_default()
-            .insert(key.to_owned(), value.to_owned());
-    }
-    Ok(topics)
-}
-
-/// Reads one of the store's files; empty if it is not there.
-///
-/// # Errors
-/// Path and reason.
-pub async fn read_text(io: &Io, path: &Path) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    match io.read_file(path, FILE_BYTES_MAX).await {
-        Ok(bytes) => String::from_utf8(bytes.to_vec())
-            .map_err(|_| format!("{} is not a text file of Ringlog", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(failed(error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_topics_file_is_read_back_and_garbage_is_named() {
-        let topics = parse_topics("a retention.ms=5\na cleanup.policy=compact\nb x=y=z\n").unwrap();
-        assert_eq!(topics["a"]["cleanup.policy"], "compact");
-        assert_eq!(topics["b"]["x"], "y=z");
-        assert_eq!(
-            parse_topics("a b=c\ngarbage\n").unwrap_err(),
-            "line 2: 'garbage' is not 'topic key=value'"
-        );
-    }
 }

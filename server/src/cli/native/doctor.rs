@@ -280,7 +280,7 @@ fn disk(data: &Path) -> Finding {
                 level: Level::Problem,
                 found: format!("{}: {error}", path.display()),
                 effect: "the broker cannot keep data there",
-                remedy: "another --data directory, or permission to write to this one",
+                remedy: "another --data-dir directory, or permission to write to this one",
             };
         }
     };

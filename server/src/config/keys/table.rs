@@ -30,7 +30,7 @@ const TDIFF: &str =
     "set log.message.timestamp.before.max.ms and log.message.timestamp.after.max.ms";
 const THREADS: &str = "ringlog.cores replaces it: one pinned thread per core does network and disk";
 const TXN: &str = "there are no transactions in this release";
-const ZK: &str = "this node coordinates itself; an outside ZooKeeper is for the next release";
+const ZK: &str = "the session with ZooKeeper is a plain one, without TLS, SASL or ACLs";
 
 /// Braces at the call keep rustfmt away, so that a key stays a line.
 macro_rules! table {
@@ -155,7 +155,7 @@ pub static KEYS: &[Key] = table! {
     ["log.cleanup.policy", List, Plain, Some("delete"), OneOf(&["compact", "delete"]), Acts, "What happens to old segments: delete, compact or both."],
     ["log.dir", String, Plain, Some("/tmp/kafka-logs"), Any, Acts, "One data directory; log.dirs goes first."],
     ["log.dir.failure.timeout.ms", Long, Ms, Some("30000"), AtLeast(1), AcceptedIgnored(QUORUM), "Wait before a node with a failed directory stops."],
-    ["log.dirs", String, Plain, None, Any, Acts, "Data directories, with commas between; null means log.dir. Without any configuration file it is ./data."],
+    ["log.dirs", String, Plain, None, Any, Acts, "Data directories, with commas between; null means log.dir. Without any configuration file it is ringlog.data.dir/logs."],
     ["log.flush.interval.messages", Long, Plain, Some("9223372036854775807"), AtLeast(1), Acts, "Sync a log to disk after so many messages."],
     ["log.flush.interval.ms", Long, Ms, None, Any, Acts, "Sync a log to disk after so long; null means log.flush.scheduler.interval.ms."],
     ["log.flush.offset.checkpoint.interval.ms", Int, Ms, Some("60000"), AtLeast(0), AcceptedIgnored(CKPT), "Pause between two writes of the recovery points."],
@@ -273,11 +273,13 @@ pub static KEYS: &[Key] = table! {
     ["request.timeout.ms", Int, Ms, Some("30000"), Any, AcceptedIgnored(REPL), "Longest wait of this broker for another's answer."],
     ["reserved.broker.max.id", Int, Plain, Some("1000"), AtLeast(0), AcceptedIgnored(REPL), "Largest broker id that is not handed out by ZooKeeper."],
     ["ringlog.cores", Int, Plain, None, Between(1, 256), Acts, "Shards, each one a pinned thread with its own ring, partitions and connections; null means all usable cores."],
+    ["ringlog.data.dir", String, Plain, None, Any, Acts, "Holds everything: DIR/logs (unless log.dirs says otherwise), DIR/journal and DIR/zookeeper. Null means ./data; where log.dirs is set, the first of them with '.ringlog' behind its name, for nothing of ours lies inside log.dirs."],
     ["ringlog.durability", String, Plain, Some("durable"), OneOf(&["durable", "page-cache"]), Acts, "What acks=all means: durable (on stable storage, by the journal) or page-cache (Apache Kafka's promise)."],
     ["ringlog.io", String, Plain, Some("auto"), OneOf(&["auto", "uring", "poll"]), Acts, "I/O driver: uring, poll (epoll and plain system calls), or auto, which takes io_uring where it is to be had."],
     ["ringlog.journal.bytes", Long, Bytes, Some("268435456"), AtLeast(1048576), Acts, "Size of one shard's journal, a ring of files."],
     ["ringlog.journal.file.bytes", Long, Bytes, Some("16777216"), AtLeast(65536), Acts, "Size of one file of the journal; a multiple of 4096."],
     ["ringlog.open.files.max", Int, Plain, None, AtLeast(16), Acts, "Log files held open at a time, over all shards; null means half of the process's limit (ulimit -n)."],
+    ["ringlog.zookeeper.port", Int, Plain, None, Between(0, 65535), Acts, "Port of the ZooKeeper service in this process, on 127.0.0.1; 0 lets the system choose. Null means 2181 if zookeeper.connect is not set, else none. A ZooKeeper that runs there already is used."],
     ["sasl.client.callback.handler.class", Class, Plain, None, Any, AcceptedIgnored(SEC), "Login by SASL: client callback handler class."],
     ["sasl.enabled.mechanisms", List, Plain, Some("GSSAPI"), Any, AcceptedIgnored(SEC), "SASL mechanisms that are offered."],
     ["sasl.jaas.config", Password, Plain, None, Any, AcceptedIgnored(SEC), "Login by SASL: jaas config."],
@@ -356,11 +358,11 @@ pub static KEYS: &[Key] = table! {
     ["transactional.id.expiration.ms", Int, Ms, Some("604800000"), AtLeast(1), AcceptedIgnored(TXN), "How long an idle transactional id is remembered."],
     ["unclean.leader.election.enable", Boolean, Plain, Some("false"), Any, AcceptedIgnored(REPL), "Let a replica that is behind become leader."],
     ["zookeeper.clientCnxnSocket", String, Plain, None, Any, AcceptedIgnored(ZK), "Connection to ZooKeeper: clientCnxnSocket."],
-    ["zookeeper.connect", String, Plain, None, Any, AcceptedIgnored(ZK), "The ZooKeeper ensemble, as host:port with commas between, and a chroot."],
+    ["zookeeper.connect", String, Plain, None, Any, Acts, "The ZooKeeper ensemble, as host:port with commas between, and a chroot (/path). Null means the ZooKeeper service in this process."],
     ["zookeeper.connection.timeout.ms", Int, Ms, None, Any, AcceptedIgnored(ZK), "Longest wait for the first connection to ZooKeeper."],
     ["zookeeper.max.in.flight.requests", Int, Plain, Some("10"), AtLeast(1), AcceptedIgnored(ZK), "Connection to ZooKeeper: max in flight requests."],
     ["zookeeper.metadata.migration.enable", Boolean, Plain, Some("false"), Any, AcceptedIgnored(ZK), "Connection to ZooKeeper: metadata migration enable."],
-    ["zookeeper.session.timeout.ms", Int, Ms, Some("18000"), Any, AcceptedIgnored(ZK), "Timeout of the ZooKeeper session."],
+    ["zookeeper.session.timeout.ms", Int, Ms, Some("18000"), AtLeast(1), Acts, "Timeout of the ZooKeeper session, and longest wait for an answer of ZooKeeper."],
     ["zookeeper.set.acl", Boolean, Plain, Some("false"), Any, AcceptedIgnored(ZK), "Connection to ZooKeeper: set acl."],
     ["zookeeper.ssl.cipher.suites", List, Plain, None, Any, AcceptedIgnored(ZK), "Connection to ZooKeeper: ssl cipher suites."],
     ["zookeeper.ssl.client.enable", Boolean, Plain, Some("false"), Any, AcceptedIgnored(ZK), "Connection to ZooKeeper: ssl client enable."],

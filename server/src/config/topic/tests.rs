@@ -165,11 +165,8 @@ fn describe_lists_override_broker_and_default() {
         .collect();
     assert_eq!(
         synonyms,
-        [
-            ("retention.ms", Some("7"), ConfigSource::DynamicTopic),
-            ("log.retention.hours", Some("1"), ConfigSource::StaticBroker),
-            ("log.retention.hours", Some("168"), ConfigSource::Default),
-        ]
+        [("retention.ms", Some("7"), ConfigSource::DynamicTopic)],
+        "Kafka shows no synonyms where log.retention.ms is null"
     );
     let rows = describe(&broker(&["log.retention.hours=1"]), &Overrides::new());
     let row = rows

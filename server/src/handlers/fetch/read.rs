@@ -75,13 +75,13 @@ impl Found {
 ///
 /// # Errors
 /// Kafka's error for the client.
-pub fn check_leader(
+pub async fn check_leader(
     shard: &Shard,
     topic: &str,
     index: i32,
     epoch: i32,
 ) -> Result<Rc<Partition>, ResponseError> {
-    let Some(partition) = shard.partition(topic, index) else {
+    let Some(partition) = shard.partition_when_open(topic, index).await else {
         let image = shard.image();
         let known = image
             .topic(topic)
@@ -120,7 +120,7 @@ pub async fn read_here(
 }
 
 async fn read_one(shard: &Shard, read: &Read, budget: u32, at_least_one: bool) -> Found {
-    let partition = match check_leader(shard, &read.topic, read.index, read.leader_epoch) {
+    let partition = match check_leader(shard, &read.topic, read.index, read.leader_epoch).await {
         Ok(partition) => partition,
         Err(error) => return Found::failed(error),
     };

@@ -1,0 +1,387 @@
+//! Two brokers under the same load in one run, in turns (A B, B A, ..): what differs, and how surely.
+//!
+//! A side is `ringlog`, `ringlog=FILE` (another build), `kafka`, `kafka=VERSION`, or `HOST:PORT` and
+//! `HOST:PORT@PID` (one that runs). Started brokers are fresh in every run, so that none is judged on
+//! what the other left behind. One measure decides the exit code; the others are told with it, and
+//! deciding on the best of several would find differences that are not there.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use crate::cli::CompareArgs;
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::phase::Limit;
+use crate::report::{Document, Spread, Summary, say, write_file};
+use crate::run::{self, Broker};
+use crate::startup;
+use crate::statistics::{PAIRS_MIN, Ratio, Verdict};
+use crate::target::{Kind, Target};
+use crate::transport::Transport;
+use crate::workload::Workload;
+
+/// One side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Our binary, or another build of it.
+    Ringlog(Option<PathBuf>),
+    /// Apache Kafka, of a version.
+    Kafka(Option<String>),
+    /// One that runs, and its process.
+    Running(String, Option<u32>),
+}
+
+impl FromStr for Side {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text, None),
+        };
+        match (name, value) {
+            ("ringlog", binary) => Ok(Self::Ringlog(binary.map(PathBuf::from))),
+            ("kafka", version) => Ok(Self::Kafka(version.map(str::to_owned))),
+            (address, None) if address.contains(':') => match address.split_once('@') {
+                None => Ok(Self::Running(address.to_owned(), None)),
+                Some((address, pid)) => match pid.parse() {
+                    Ok(pid) => Ok(Self::Running(address.to_owned(), Some(pid))),
+                    Err(_) => Err(format!("{pid:?} is no process id")),
+                },
+            },
+            _ => Err("a side is ringlog[=FILE], kafka[=VERSION] or HOST:PORT[@PID]".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ringlog(None) => out.write_str("ringlog"),
+            Self::Ringlog(Some(binary)) => write!(out, "ringlog={}", binary.display()),
+            Self::Kafka(None) => out.write_str("kafka"),
+            Self::Kafka(Some(version)) => write!(out, "kafka={version}"),
+            Self::Running(address, _) => out.write_str(address),
+        }
+    }
+}
+
+/// What the exit code goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Measure {
+    /// Broker CPU per request.
+    Cpu,
+    /// Records a second (closed loop).
+    Throughput,
+    /// The middle of the latencies.
+    P50,
+    /// The 99th percentile of the latencies.
+    P99,
+}
+
+impl Measure {
+    const ALL: [Self; 4] = [Self::Cpu, Self::Throughput, Self::P50, Self::P99];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "broker CPU per request, us",
+            Self::Throughput => "records/s",
+            Self::P50 => "latency p50, us",
+            Self::P99 => "latency p99, us",
+        }
+    }
+
+    fn less_is_better(self) -> bool {
+        self != Self::Throughput
+    }
+
+    fn of(self, summary: &Summary) -> Option<f64> {
+        match self {
+            Self::Cpu => summary.broker_cpu_us_per_request,
+            // At a rate that was asked for, both sides have that rate.
+            Self::Throughput if summary.open_loop => None,
+            Self::Throughput => Some(summary.records_per_s),
+            Self::P50 => Some(summary.latency.p50_us()),
+            Self::P99 => Some(summary.latency.p99_us()),
+        }
+    }
+}
+
+/// One run of one side.
+#[derive(Debug, Serialize)]
+struct Run {
+    side: char,
+    pair: usize,
+    command: String,
+    reasons: Vec<String>,
+    summary: Summary,
+}
+
+/// One line of the comparison.
+#[derive(Debug, Serialize)]
+struct Row {
+    measure: &'static str,
+    decides: bool,
+    a: Spread,
+    b: Spread,
+    b_to_a: Option<Ratio>,
+    verdict: Verdict,
+}
+
+#[derive(Debug, Serialize)]
+struct Comparison {
+    io: &'static str,
+    a: String,
+    b: String,
+    pairs: usize,
+    margin: f64,
+    rows: Vec<Row>,
+    runs: Vec<Run>,
+}
+
+/// Runs both sides in turns and tells what differs.
+pub(crate) async fn compare<T: Transport>(args: &CompareArgs) -> Result<(), Failure> {
+    if args.pairs < PAIRS_MIN {
+        return Err(Failure::Usage(format!(
+            "--pairs must be at least {PAIRS_MIN}: fewer give no interval"
+        )));
+    }
+    let (workload, limit) = args.load.plan()?;
+    let environment = Environment::capture(&args.load.target.spawn_args.work_dir());
+    let mut runs = Vec::new();
+    let result = run_all::<T>(args, &workload, limit, &mut runs).await;
+    let rows = rows(&runs, args);
+    let reasons: Vec<_> = runs.iter().flat_map(|run| run.reasons.clone()).collect();
+    let body = Comparison {
+        io: T::NAME,
+        a: args.a.to_string(),
+        b: args.b.to_string(),
+        pairs: args.pairs,
+        margin: args.margin,
+        rows,
+        runs,
+    };
+    let output = args.load.target.output.clone();
+    if let Err(failure) = result {
+        if let Some(directory) = output {
+            Document::failed("compare", environment, failure.to_string(), body)
+                .write(&directory)?;
+        }
+        return Err(failure);
+    }
+    let text = readme(&environment, &body, &reasons);
+    for line in text.lines() {
+        say(line);
+    }
+    let decided = body.rows.iter().find(|row| row.decides);
+    let verdict = decided.map(|row| (row.verdict, row.measure));
+    if let Some(directory) = output {
+        write_file(&directory, "README.md", &text)?;
+        Document::new("compare", environment, reasons.clone(), body).write(&directory)?;
+    }
+    if !reasons.is_empty() {
+        return Err(Failure::Target(format!("INVALID: {}", reasons.join("; "))));
+    }
+    match verdict {
+        Some((Verdict::Same | Verdict::Faster, _)) => Ok(()),
+        Some((Verdict::Slower, measure)) => Err(Failure::Slower(measure)),
+        Some((Verdict::CannotTell, measure)) => Err(Failure::CannotTell(measure)),
+        None => Err(Failure::Usage(
+            "the measure to decide on was not measured: a running broker needs @PID for its CPU, \
+             and --rate leaves no throughput to compare"
+                .to_owned(),
+        )),
+    }
+}
+
+async fn run_all<T: Transport>(
+    args: &CompareArgs,
+    workload: &Workload,
+    limit: Limit,
+    runs: &mut Vec<Run>,
+) -> Result<(), Failure> {
+    for pair in 0..args.pairs {
+        let order = if pair % 2 == 0 {
+            ['A', 'B']
+        } else {
+            ['B', 'A']
+        };
+        for side in order {
+            let spec = if side == 'A' { &args.a } else { &args.b };
+            let target = start::<T>(spec, args).await?;
+            let broker = Broker {
+                address: target.address,
+                pid: target.pid,
+            };
+            let mut workload = workload.clone();
+            if matches!(spec, Side::Running(..)) {
+                workload.topic = format!("{}-{pair}", workload.topic); // its log must begin empty
+            }
+            let done = run::produce::<T>(broker, &workload, args.load.warm_up, limit).await;
+            let done = done.inspect_err(|_| say(&target.log_tail()))?;
+            let of = format!("{side} {}/{}", pair + 1, args.pairs);
+            let summary = done.summary;
+            let line = summary.lines().into_iter().next().unwrap_or_default();
+            say(&format!("{of}: {line}"));
+            let reasons = done.reasons.iter().map(|reason| format!("{of}: {reason}"));
+            runs.push(Run {
+                side,
+                pair,
+                command: target.command.clone(),
+                reasons: reasons.collect(),
+                summary,
+            });
+            target.stop()?;
+        }
+    }
+    Ok(())
+}
+
+/// A broker that answers.
+async fn start<T: Transport>(side: &Side, args: &CompareArgs) -> Result<Target, Failure> {
+    let mut spawn_args = args.load.target.spawn_args.clone();
+    let kind = match side {
+        Side::Running(address, pid) => return Target::foreign(address, *pid),
+        Side::Ringlog(binary) => {
+            spawn_args.ringlog = binary.clone().or(spawn_args.ringlog);
+            Kind::Ringlog
+        }
+        Side::Kafka(version) => {
+            if let Some(version) = version {
+                spawn_args.kafka_version.clone_from(version);
+            }
+            Kind::Kafka
+        }
+    };
+    let target = Target::spawn(kind, args.load.target.durability, &spawn_args).await?;
+    startup::first_answer::<T>(&target).await?;
+    Ok(target)
+}
+
+fn rows(runs: &[Run], args: &CompareArgs) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for measure in Measure::ALL {
+        let values = |side: char| {
+            let these = runs.iter().filter(move |run| run.side == side);
+            these.filter_map(move |run| Some((run.pair, measure.of(&run.summary)?)))
+        };
+        let only = |side| Spread::of(&values(side).map(|(_, value)| value).collect::<Vec<_>>());
+        let (Some(a), Some(b)) = (only('A'), only('B')) else {
+            continue;
+        };
+        let pairs = values('A').filter_map(|(pair, a)| {
+            let (_, b) = values('B').find(|(of, _)| *of == pair)?;
+            Some((a, b))
+        });
+        let ratio = Ratio::of(&pairs.collect::<Vec<_>>(), args.load.load.seed);
+        let verdict = ratio.map_or(Verdict::CannotTell, |ratio| {
+            ratio.verdict(args.margin, measure.less_is_better())
+        });
+        rows.push(Row {
+            measure: measure.name(),
+            decides: measure == args.measure,
+            a,
+            b,
+            b_to_a: ratio,
+            verdict,
+        });
+    }
+    rows
+}
+
+fn readme(environment: &Environment, body: &Comparison, reasons: &[String]) -> String {
+    let mut lines = vec![
+        format!("# {} (A) and {} (B) under the same load", body.a, body.b),
+        String::new(),
+    ];
+    lines.push(match reasons {
+        [] => "- valid: every run is verified as its flags say".to_owned(),
+        reasons => format!("- INVALID: {}", reasons.join("; ")),
+    });
+    let told = environment.lines().into_iter();
+    lines.extend(told.map(|line| format!("- {line}")));
+    lines.push(format!(
+        "- runs: {} pairs in turns (A B, B A, ..), fresh brokers, generator on {}",
+        body.pairs, body.io
+    ));
+    lines.push(format!(
+        "- B / A: geometric mean over the pairs [95 % interval, bootstrap-t]; `same` = the interval lies \
+         within {:.1} %; detectable = the smallest change that these pairs find 8 times in 10",
+        body.margin * 100.0
+    ));
+    let foreign = |run: &Run| run.summary.resources.machine.foreign_share() * 100.0;
+    let foreign = Spread::of(&body.runs.iter().map(foreign).collect::<Vec<_>>());
+    lines.extend(foreign.map(|share| {
+        format!(
+            "- others used {:.0} % [{:.0}, {:.0}] of the machine's CPU time meanwhile",
+            share.median, share.min, share.max
+        )
+    }));
+    lines.push(String::new());
+    lines.push(
+        "| measure | A, median [least, greatest] | B | B / A | detectable | B is |".to_owned(),
+    );
+    lines.push("|---|---|---|---|---|---|".to_owned());
+    for row in &body.rows {
+        let cell = |spread: Spread| {
+            format!(
+                "{:.2} [{:.2}, {:.2}]",
+                spread.median, spread.min, spread.max
+            )
+        };
+        let (ratio, detectable) = row
+            .b_to_a
+            .map_or(("-".to_owned(), "-".to_owned()), |ratio| {
+                (
+                    format!("{:.3} [{:.3}, {:.3}]", ratio.ratio, ratio.low, ratio.high),
+                    match ratio.detectable {
+                        share if share < 10.0 => format!("{:.1} %", share * 100.0),
+                        _ => "> x10".to_owned(),
+                    },
+                )
+            });
+        let decides = if row.decides { " (decides)" } else { "" };
+        lines.push(format!(
+            "| {}{decides} | {} | {} | {ratio} | {detectable} | {} |",
+            row.measure,
+            cell(row.a),
+            cell(row.b),
+            row.verdict.name()
+        ));
+    }
+    lines.push(String::new());
+    lines.push("Started as:".to_owned());
+    for side in ['A', 'B'] {
+        let first = body.runs.iter().find(|run| run.side == side);
+        lines.extend(first.map(|run| format!("- {side}: `{}`", run.command)));
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_are_read() {
+        let side = |text: &str| text.parse::<Side>();
+        assert_eq!(side("ringlog"), Ok(Side::Ringlog(None)));
+        let build = PathBuf::from("/tmp/x/ringlog");
+        assert_eq!(
+            side("ringlog=/tmp/x/ringlog"),
+            Ok(Side::Ringlog(Some(build)))
+        );
+        assert_eq!(
+            side("kafka=4.1.0"),
+            Ok(Side::Kafka(Some("4.1.0".to_owned())))
+        );
+        let running = |pid| Ok(Side::Running("127.0.0.1:9092".to_owned(), pid));
+        assert_eq!(side("127.0.0.1:9092"), running(None));
+        assert_eq!(side("127.0.0.1:9092@17"), running(Some(17)));
+        assert!(side("127.0.0.1:9092@x").is_err());
+        assert!(side("redpanda").is_err());
+    }
+}

@@ -1,0 +1,204 @@
+//! The regression gate of `.ci/run`: what the hot paths cost, against `results/baseline.json`.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `callgrind` | counts instructions and allocations: they repeat, so that per cents can be judged |
+//! | `broker` | the same for a whole broker, and its CPU time, which only a multiple can judge |
+//! | `baseline` | the file, the comparison, the verdicts |
+//!
+//! Everything is counted twice with different counts; the difference has no start and no set-up in
+//! it. Without valgrind nothing is counted and a line with SKIP says so. Wall-clock is not judged
+//! here: that is `compare`, with its interval.
+
+mod baseline;
+mod broker;
+mod callgrind;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cli::GateArgs;
+use crate::environment::{Environment, output};
+use crate::failure::Failure;
+use crate::report::say;
+use crate::target::Directory;
+use crate::transport::Transport;
+use baseline::{Baseline, Comparison, Entry, Line, Tools, Verdict};
+
+/// Hot paths repeat to a few instructions; this leaves room for what an unrelated change moves.
+const HOT_PATH_LIMIT: f64 = 0.02;
+
+/// Measures and compares, or takes a new baseline.
+pub(crate) async fn gate<T: Transport>(args: &GateArgs) -> Result<(), Failure> {
+    let environment = Environment::capture(&args.spawn_args.work_dir());
+    let hot_paths = beside(args.hot_paths.as_ref(), "ringlog-hot-paths")?;
+    let ringlog = beside(args.spawn_args.ringlog.as_ref(), "ringlog")?;
+    let valgrind = callgrind::version();
+    let tools = Tools {
+        rustc: environment.rustc().to_owned(),
+        valgrind: valgrind.clone().unwrap_or_default(),
+        libc: first_line(&output("ldd", &["--version"])),
+        profile: format!(
+            "{} hot paths, {} broker",
+            profile(&hot_paths),
+            profile(&ringlog)
+        ),
+    };
+    let machine = environment.machine();
+    let mut measured = Baseline::new(environment.commit().to_owned(), machine, tools);
+    if valgrind.is_some() {
+        measured.entries = count_hot_paths(args, &hot_paths)?;
+        if !args.no_broker {
+            measured.entries.extend(broker::count::<T>(args).await?);
+        }
+    } else {
+        say("SKIP counting instructions: valgrind is not installed (apt-get install valgrind)");
+    }
+    if !args.no_broker {
+        measured.costs = broker::costs::<T>(args).await?;
+    }
+    if args.update {
+        return update(&args.baseline, measured);
+    }
+    let Some(baseline) = Baseline::read(&args.baseline)? else {
+        return Err(Failure::Usage(format!(
+            "there is no {}: make one by --update",
+            args.baseline.display()
+        )));
+    };
+    judge(args, &baseline, &Comparison::new(&baseline, &measured))
+}
+
+fn update(path: &Path, measured: Baseline) -> Result<(), Failure> {
+    let baseline = match Baseline::read(path)? {
+        Some(mut baseline) => {
+            for line in Comparison::new(&baseline, &measured).lines {
+                tell(&line);
+            }
+            baseline.accept(measured);
+            baseline
+        }
+        None => measured,
+    };
+    baseline.write(path)?;
+    say(&format!(
+        "wrote {}: commit it with the reason for what changed",
+        path.display()
+    ));
+    Ok(())
+}
+
+fn judge(args: &GateArgs, baseline: &Baseline, comparison: &Comparison) -> Result<(), Failure> {
+    for note in &comparison.notes {
+        say(&format!("note: {note}"));
+    }
+    for line in &comparison.lines {
+        tell(line);
+    }
+    let count = |verdict| {
+        let with = comparison
+            .lines
+            .iter()
+            .filter(|line| line.verdict == verdict);
+        with.count()
+    };
+    if count(Verdict::Better) + count(Verdict::New) > 0 {
+        say("better or new entries: keep them by --update, or later losses up to here go unseen");
+    }
+    let regressions = comparison.regressions();
+    if regressions.is_empty() {
+        say(&format!(
+            "gate passed: {} entries against commit {}",
+            comparison.lines.len(),
+            baseline.commit
+        ));
+        return Ok(());
+    }
+    let texts: Vec<_> = regressions.iter().map(|line| line.text.as_str()).collect();
+    Err(Failure::Regressed(format!(
+        "gate failed: {} of {} entries regressed against commit {}:\n  {}\n\
+         If the cost is meant, accept it: run the same command with --update and commit {} with the \
+         reason. To see where it goes: valgrind --tool=callgrind, then callgrind_annotate.",
+        regressions.len(),
+        comparison.lines.len(),
+        baseline.commit,
+        texts.join("\n  "),
+        args.baseline.display()
+    )))
+}
+
+fn tell(line: &Line) {
+    let word = match line.verdict {
+        Verdict::Same => "same",
+        Verdict::Better => "better",
+        Verdict::New => "new",
+        Verdict::Regressed => "REGRESSED",
+    };
+    say(&format!("{word:<10} {}", line.text));
+}
+
+/// Whether `--only` asks for an entry.
+fn is_wanted(args: &GateArgs, name: &str) -> bool {
+    args.only.as_ref().is_none_or(|word| name.contains(word))
+}
+
+fn count_hot_paths(args: &GateArgs, program: &Path) -> Result<Vec<Entry>, Failure> {
+    let mut entries = Vec::new();
+    for (name, count) in list(program)? {
+        if !is_wanted(args, &name) {
+            continue;
+        }
+        // A planted slow-down does more than it says.
+        let done = count + count * args.plant / 100;
+        let run = |count: u64| {
+            let directory = Directory::new(&args.spawn_args, "gate")?;
+            let place = directory.path().display().to_string();
+            let arguments = [name.clone(), count.to_string(), place];
+            callgrind::run(directory.path(), program, &arguments)
+        };
+        let (instructions, allocations) = run(done)?.per_item(run(2 * done)?, count);
+        entries.push(Entry {
+            name,
+            instructions,
+            allocations,
+            limit: HOT_PATH_LIMIT,
+        });
+    }
+    Ok(entries)
+}
+
+/// The hot paths that `program` knows, each with how often the shorter run does it.
+fn list(program: &Path) -> Result<Vec<(String, u64)>, Failure> {
+    let missing = format!(
+        "running {} (cargo build --release -p ringlog-hot-paths?)",
+        program.display()
+    );
+    let output = Command::new(program).output();
+    let output = output.map_err(Failure::system(missing))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let entry = |line: &str| {
+        let (count, name) = line.split_once('\t')?;
+        Some((name.to_owned(), count.parse().ok()?))
+    };
+    let entries: Option<Vec<_>> = text.lines().map(entry).collect();
+    let entries = entries.filter(|entries| !entries.is_empty());
+    entries.ok_or_else(|| Failure::Target(format!("{} lists {text:?}", program.display())))
+}
+
+/// The binary that was named, or the one that lies beside this one.
+fn beside(named: Option<&PathBuf>, name: &str) -> Result<PathBuf, Failure> {
+    let own = std::env::current_exe().map_err(Failure::system("finding this binary"))?;
+    Ok(named.cloned().unwrap_or_else(|| own.with_file_name(name)))
+}
+
+/// Cargo names the folder of a binary after its profile.
+fn profile(binary: &Path) -> String {
+    let folder = binary.parent().and_then(Path::file_name);
+    folder.map_or("unknown".to_owned(), |name| {
+        name.to_string_lossy().into_owned()
+    })
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}

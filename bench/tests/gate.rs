@@ -1,0 +1,97 @@
+//! The gate as CI runs it: it passes on the same code, fails on a slow-down, says when it cannot count.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A folder with a baseline, removed at the end.
+struct Scene(PathBuf);
+
+impl Scene {
+    fn new(name: &str) -> Self {
+        let name = format!("ringlog-gate-test-{}-{name}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).expect("the temporary directory is writable");
+        Self(directory)
+    }
+
+    /// The cheapest hot paths, without a broker.
+    fn gate(&self, words: &[&str]) -> Command {
+        let own = Path::new(env!("CARGO_BIN_EXE_ringlog-bench"));
+        let hot_paths = own.with_file_name("ringlog-hot-paths");
+        assert!(
+            hot_paths.exists(),
+            "no {}: cargo build -p ringlog-hot-paths",
+            hot_paths.display()
+        );
+        let mut command = Command::new(own);
+        command.args(["--io", "epoll", "gate", "--no-broker", "--no-pin"]);
+        command.args(["--only", "1 record", "--baseline"]);
+        command
+            .arg(self.0.join("baseline.json"))
+            .arg("--work-dir")
+            .arg(&self.0);
+        command.args(words);
+        command
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+fn output(command: &mut Command) -> (Output, String) {
+    let output = command.output().expect("the generator was built");
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (output, text)
+}
+
+#[test]
+fn the_same_code_passes_and_a_slow_down_of_5_per_cent_fails() {
+    let scene = Scene::new("plant");
+    let (made, text) = output(&mut scene.gate(&["--update"]));
+    assert!(made.status.success(), "{text}");
+    let (same, text) = output(&mut scene.gate(&[]));
+    assert!(same.status.success(), "{text}");
+    assert!(text.contains("gate passed"), "{text}");
+    if text.contains("SKIP") {
+        return; // no valgrind here: there is nothing to compare
+    }
+    let (slower, text) = output(&mut scene.gate(&["--plant", "5"]));
+    assert_eq!(slower.status.code(), Some(1), "{text}");
+    for part in ["2 of 2 entries regressed", "+5.00 %", "--update"] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+
+    let (accepted, text) = output(&mut scene.gate(&["--plant", "5", "--update"]));
+    assert!(accepted.status.success(), "{text}");
+    let (slower, text) = output(&mut scene.gate(&["--plant", "5"]));
+    assert!(slower.status.success(), "{text}");
+    let (faster, text) = output(&mut scene.gate(&[]));
+    assert!(faster.status.success(), "{text}");
+    assert!(text.contains("better"), "{text}");
+}
+
+#[test]
+fn without_valgrind_the_gate_says_that_it_counts_nothing() {
+    let scene = Scene::new("skip");
+    let mut command = scene.gate(&["--update"]);
+    let (made, text) = output(command.env("PATH", "/nonexistent"));
+    assert!(made.status.success(), "{text}");
+    assert!(text.contains("SKIP counting instructions"), "{text}");
+}
+
+#[test]
+fn without_a_baseline_the_gate_says_how_to_make_one() {
+    let scene = Scene::new("none");
+    let mut command = scene.gate(&[]);
+    let (refused, text) = output(command.env("PATH", "/nonexistent"));
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("make one by --update"), "{text}");
+}

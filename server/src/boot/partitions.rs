@@ -1,0 +1,184 @@
+//! A shard's partitions at its start: opened, recovered where that is needed, made where they are
+//! missing; and the producers of each, from its snapshots and its log.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use ringlog_engine::log::directory::{SegmentFileKind, SegmentFileName, segment_path};
+use ringlog_engine::log::{Log, SegmentFiles};
+
+use super::FoundPartition;
+use crate::group::driver;
+use crate::metadata::state::{GROUP_TOPIC, Topic};
+use crate::metadata::store;
+use crate::partition::{Partition, log_config};
+use crate::producer_state::ProducerState;
+use crate::shard::Shard;
+
+/// Partitions that are opened at the same time on one shard.
+const OPENED_AT_ONCE: usize = 64;
+/// Largest producer snapshot that is read.
+const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Begins to open the partitions of a shard, and takes each into service as soon as it is recovered;
+/// requests for the others wait. One that cannot be opened is told of and answers with errors.
+pub fn open_partitions(shard: &Rc<Shard>, partitions: &BTreeMap<(String, i32), FoundPartition>) {
+    let image = shard.image();
+    let mut openings = Vec::new();
+    for (key, found) in partitions {
+        let topic = image.topic(&key.0);
+        if let Some(topic) = topic.filter(|_| shard.owner(&key.0, key.1) == shard.id) {
+            openings.push((topic.clone(), key.1, found.clone()));
+        }
+    }
+    let key = |(topic, index, _): &(Arc<Topic>, i32, FoundPartition)| (topic.name.clone(), *index);
+    shard.begin_opening(openings.iter().map(key));
+    let opener = shard.clone();
+    shard.io.spawn(async move {
+        let openings = stream::iter(openings);
+        let open_one = async |(topic, index, found): (Arc<Topic>, i32, FoundPartition)| {
+            if let Err(error) = open(&opener, &topic, index, &found).await {
+                log::error!("Partition {}-{index} is not served: {error}", topic.name);
+            }
+            opener.end_opening(&(topic.name.clone(), index));
+        };
+        openings.for_each_concurrent(OPENED_AT_ONCE, open_one).await;
+    });
+}
+
+async fn open(
+    shard: &Rc<Shard>,
+    topic: &Arc<Topic>,
+    index: i32,
+    found: &FoundPartition,
+) -> Result<(), String> {
+    let Some(opening) = found.opening else {
+        return store::open_new(shard, topic.clone(), index, &found.directory).await;
+    };
+    let config = log_config(topic, index);
+    let (log, recovery) = Log::open(
+        &shard.files,
+        &found.directory,
+        config,
+        opening,
+        &mut |_, _| {},
+    )
+    .await
+    .map_err(|error| error.to_string())?;
+    if let Some(cut) = &recovery.truncated {
+        log::warn!(
+            "{}-{index}: cut {} bytes of {} from byte {} on ({}); the log ends at offset {}",
+            topic.name,
+            cut.bytes,
+            cut.file.display(),
+            cut.position,
+            cut.reason,
+            cut.offset
+        );
+    }
+    // What was recovered from the page cache alone must not be lost by the next crash.
+    if shard.journal().is_some() && !opening.clean {
+        log.rewrite_unsynced()
+            .await
+            .map_err(|error| error.to_string())?;
+    }
+    log.flush().await.map_err(|error| error.to_string())?;
+    let producers = rebuild_producers(&shard.files, &log).await?;
+    // Its settings may have been changed meanwhile.
+    let topic = shard
+        .image()
+        .topic(&topic.name)
+        .cloned()
+        .unwrap_or(topic.clone());
+    let partition = Partition::new(topic.clone(), index, log, producers);
+    shard.add_partition(partition.clone());
+    if topic.name == GROUP_TOPIC {
+        driver::load(shard, &partition).await;
+    }
+    Ok(())
+}
+
+/// The newest snapshot that can be read, and the log behind it.
+async fn rebuild_producers(files: &SegmentFiles, log: &Log) -> Result<ProducerState, String> {
+    let io = files.io();
+    let directory = log.directory();
+    let entries = io
+        .list_directory(&directory)
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut offsets: Vec<i64> = entries
+        .iter()
+        .filter_map(|entry| SegmentFileName::parse(&entry.name))
+        .filter(|name| name.kind == SegmentFileKind::Snapshot && name.pending.is_none())
+        .map(|name| name.offset)
+        .collect();
+    offsets.sort_unstable_by(|a, b| b.cmp(a));
+    // Those above the end know records that a crash has lost: others will have these offsets.
+    let lost = offsets
+        .iter()
+        .filter(|offset| **offset > log.log_end_offset());
+    for offset in lost {
+        let path = segment_path(&directory, *offset, SegmentFileKind::Snapshot);
+        let removed = io.remove_file(&path).await;
+        removed.map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
+    }
+    offsets.retain(|offset| *offset <= log.log_end_offset());
+    let mut from = log.log_start_offset();
+    let mut producers = ProducerState::default();
+    for offset in offsets {
+        let path = segment_path(&directory, offset, SegmentFileKind::Snapshot);
+        let read = io.read_file(&path, SNAPSHOT_BYTES_MAX).await.ok();
+        if let Some(state) = read.and_then(|bytes| ProducerState::from_snapshot(&bytes)) {
+            producers = state;
+            from = from.max(offset);
+            break;
+        }
+    }
+    log.visit_batches(from, &mut |header, _| {
+        producers.appended(header, header.max_timestamp);
+    })
+    .await
+    .map_err(|error| error.to_string())?;
+    Ok(producers)
+}
+
+/// Writes the producers of a partition beside its log, for a fast next start; older snapshots go.
+/// Not synced: a torn one is recognised, and the log has it all.
+pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<PathBuf> {
+    let io = &shard.io;
+    let directory = partition.log.directory();
+    // The state belongs to the end of the log: both are read without an await between.
+    let offset = partition.log.log_end_offset();
+    let snapshot: Bytes = partition.producers().borrow().snapshot();
+    let entries = io.list_directory(&directory).await?;
+    let path = segment_path(&directory, offset, SegmentFileKind::Snapshot);
+    let file = io.open(&path, ringlog_engine::io::OpenMode::Create).await?;
+    io.truncate(&file, snapshot.len() as u64).await?;
+    io.write_at(&file, vec![snapshot], 0).await?;
+    let mut older: Vec<i64> = entries
+        .iter()
+        .filter_map(|entry| SegmentFileName::parse(&entry.name))
+        .filter(|name| name.kind == SegmentFileKind::Snapshot && name.offset < offset)
+        .map(|name| name.offset)
+        .collect();
+    older.sort_unstable();
+    older.pop();
+    for offset in older {
+        io.remove_file(&segment_path(&directory, offset, SegmentFileKind::Snapshot))
+            .await?;
+    }
+    Ok(path)
+}
+
+/// The same, synced: for when records that the snapshot knows are about to go.
+pub async fn write_durable_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<()> {
+    let path = write_snapshot(shard, partition).await?;
+    let mode = ringlog_engine::io::OpenMode::Write;
+    let file = shard.io.open(&path, mode).await?;
+    shard.io.sync_data(&file).await?;
+    shard.io.sync_directory(&partition.log.directory()).await
+}

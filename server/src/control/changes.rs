@@ -1,0 +1,86 @@
+//! Follows what others change in ZooKeeper, and tells shard 0.
+//!
+//! Persistent recursive watches (ZooKeeper 3.6) on the three places where tools write. Events may be
+//! lost with a connection, so after each loss everything is looked at again.
+
+use futures_channel::mpsc;
+use futures_util::SinkExt;
+use tokio::sync::watch;
+use zookeeper_client::{AddWatchMode, Client, EventType, SessionState, WatchedEvent};
+
+use crate::metadata::reconcile::{self, Change};
+use crate::metadata::znode;
+use crate::shard::Job;
+
+/// Ends with the session.
+pub(super) async fn follow(
+    client: &Client,
+    mut attached: watch::Receiver<Option<mpsc::Sender<Job>>>,
+) {
+    let watched = [znode::TOPICS, znode::DELETIONS, znode::CONFIG_CHANGES];
+    let mut watchers = Vec::new();
+    for path in watched {
+        match client.watch(path, AddWatchMode::PersistentRecursive).await {
+            Ok(watcher) => watchers.push(watcher),
+            Err(error) => {
+                log::error!(
+                    "ZooKeeper does not watch {path}: {error}\n   | ZooKeeper 3.6 or newer is needed"
+                );
+                return;
+            }
+        }
+    }
+    let shard = match attached.wait_for(Option::is_some).await {
+        Ok(shard) => shard.clone(),
+        // The broker stops.
+        Err(_) => return,
+    };
+    let Some(mut shard) = shard else { return };
+    tell(&mut shard, Change::Everything).await;
+    let [topics, deletions, configs] = &mut watchers[..] else {
+        return;
+    };
+    loop {
+        let event = tokio::select! {
+            event = topics.changed() => event,
+            event = deletions.changed() => event,
+            event = configs.changed() => event,
+        };
+        if event.event_type == EventType::Session {
+            if event.session_state.is_terminated() {
+                return;
+            }
+            if event.session_state == SessionState::SyncConnected {
+                tell(&mut shard, Change::Everything).await;
+            }
+        } else if let Some(change) = change(&event) {
+            tell(&mut shard, change).await;
+        }
+    }
+}
+
+/// What an event means; deeper nodes are the controller's own.
+fn change(event: &WatchedEvent) -> Option<Change> {
+    let path: &str = &event.path;
+    if path.starts_with(znode::DELETIONS) {
+        return (event.event_type == EventType::NodeCreated).then_some(Change::Deletions);
+    }
+    if path.starts_with(znode::CONFIG_CHANGES) {
+        return (event.event_type == EventType::NodeCreated).then_some(Change::Configs);
+    }
+    let topic = path.strip_prefix(znode::TOPICS)?.strip_prefix('/')?;
+    if topic.contains('/') {
+        return None;
+    }
+    match event.event_type {
+        EventType::NodeCreated => Some(Change::Topics),
+        EventType::NodeDataChanged => Some(Change::Topic(topic.to_owned())),
+        _ => None,
+    }
+}
+
+async fn tell(shard: &mut mpsc::Sender<Job>, change: Change) {
+    let job: Job = Box::new(move |shard| reconcile::tell(shard, change));
+    // A shard that has ended needs no message.
+    let _ = shard.send(job).await;
+}
