@@ -65,7 +65,7 @@ fn check_rest(client: &mut Client, topic: &str) -> usize {
 }
 
 fn files(broker: &Broker, topic: &str, suffix: &str) -> Vec<PathBuf> {
-    let directory = broker.data().join(format!("{topic}-0"));
+    let directory = broker.logs().join(format!("{topic}-0"));
     let entries = std::fs::read_dir(&directory).expect("the partition is there");
     let paths = entries.map(|entry| entry.expect("readable").path());
     let mut paths: Vec<PathBuf> = paths
@@ -228,8 +228,9 @@ fn deleted_files_wait_and_are_removed_by_the_next_start() {
         broker.end(crash);
         broker.restart();
         let mut client = Client::connect(broker.address());
-        assert_eq!(files(&broker, &topic, ".deleted"), Vec::<PathBuf>::new());
+        // Answered when the partition has been opened.
         assert!(earliest(&mut client, &topic) >= start);
+        assert_eq!(files(&broker, &topic, ".deleted"), Vec::<PathBuf>::new());
         check_rest(&mut client, &topic);
     });
 }

@@ -130,6 +130,8 @@ fn configuration(random: &mut Random) -> BrokerConfig {
             "log.retention.bytes={}",
             pick(random, &[-1, -1, 0, 20_000, 100_000])
         ),
+        // What is not used of a segment is cut off when it is rolled or closed.
+        format!("log.preallocate={}", pick(random, &[true, false, false])),
         format!("log.cleaner.enable={}", pick(random, &[true, true, false])),
         format!("log.cleaner.backoff.ms={}", pick(random, &[1, 20, 200])),
         format!(
