@@ -8,6 +8,8 @@
 //! | `flush` | the paced checkpoint, and the clean close |
 //! | `truncate` | cut the end |
 //! | `retention` | which old segments may go, and how they go |
+//! | `compaction`, `cleaner` | how dirty a log is, the swap; one round over its batches |
+//! | `key_map`, `transactions` | the last offset of each key; what was aborted |
 //! | `recovery` | open a directory: what of it can be believed |
 //! | `segment`, `index`, `scan` | one segment in memory; its indexes; its batches by position |
 //! | `files`, `lock` | open files within a bound; who is next |
@@ -27,17 +29,21 @@
 
 mod append;
 pub mod checkpoint;
+mod cleaner;
+mod compaction;
 pub mod directory;
 mod error;
 mod files;
 mod flush;
 mod index;
+mod key_map;
 mod lock;
 mod read;
 mod recovery;
 mod retention;
 mod scan;
 mod segment;
+mod transactions;
 mod truncate;
 
 #[cfg(test)]
@@ -57,6 +63,7 @@ use lock::Lock;
 use segment::{BatchPlace, Segment};
 
 pub use append::{AppendBatch, AppendTime, Appended};
+pub use compaction::{CleanerSettings, Compacted, CompactionLimits, Dirt, LastRecord};
 pub use error::LogError;
 pub use files::SegmentFiles;
 pub use index::{OFFSET_ENTRY_BYTES, TIME_ENTRY_BYTES, TimestampOffset};
@@ -395,7 +402,9 @@ impl Log {
 
     async fn file(&self, base_offset: i64) -> Result<File, LogError> {
         let key = (self.number, base_offset);
-        if let Some(file) = self.files.get(key) {
+        let pinned = |segment: &Segment| segment.pinned.clone();
+        let pinned = self.state.borrow().segment(base_offset).and_then(pinned);
+        if let Some(file) = pinned.or_else(|| self.files.get(key)) {
             return Ok(file);
         }
         loop {

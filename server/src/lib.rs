@@ -8,6 +8,7 @@ pub mod boot;
 pub mod broker;
 pub mod cli;
 pub mod client;
+pub mod compaction;
 pub mod config;
 pub mod control;
 pub mod dispatch;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::boot::{self, FoundPartition, open_partitions};
 use crate::broker::Broker;
+use crate::compaction;
 use crate::config::Durability;
 use crate::group::driver;
 use crate::metadata::state::Image;
@@ -105,6 +106,7 @@ pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
         shard.io.spawn(reconcile::run(shard.clone()));
     }
     shard.io.spawn(retention::run(shard.clone()));
+    shard.io.spawn(compaction::run(shard.clone()));
     if let Some(journal) = shard.journal() {
         let (journal, shard) = (journal.clone(), shard.clone());
         let io = shard.io.clone();

@@ -447,9 +447,15 @@ fn recompress(batch: &mut AppendBatch, codec: Compression) -> Result<(), AppendE
 /// The settings of a partition's log, from those of its topic.
 pub fn log_config(topic: &Topic, index: i32) -> LogConfig {
     let config = &topic.config;
+    // What is in the active segment is not compacted (Kafka: LogConfig.maxSegmentMs).
+    let segment_ms = if config.cleanup_policy.compact {
+        config.segment_ms.min(config.max_compaction_lag_ms)
+    } else {
+        config.segment_ms
+    };
     LogConfig {
         segment_bytes: config.segment_bytes,
-        segment_ms: config.segment_ms,
+        segment_ms,
         segment_jitter_ms: config.segment_jitter_ms,
         jitter_seed: u64::from(topic.id.as_fields().0) ^ u64::from(index.unsigned_abs()),
         index_interval_bytes: config.index_interval_bytes,

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use ringlog_engine::log::LastRecord;
 use ringlog_engine::record::BatchHeader;
 use ringlog_engine::record::batch::crc32c;
 
@@ -134,6 +135,18 @@ impl ProducerState {
             last_timestamp: producer.appended_ms,
         };
         self.producers.iter().map(active).collect()
+    }
+
+    /// What compaction must leave of each producer.
+    pub fn last_records(&self) -> BTreeMap<i64, LastRecord> {
+        let last = |(id, producer): (&i64, &Producer)| {
+            let last = LastRecord {
+                data_offset: producer.batches.back().map(|mark| mark.last_offset),
+                epoch: producer.epoch,
+            };
+            (*id, last)
+        };
+        self.producers.iter().map(last).collect()
     }
 
     /// Takes note of an appended batch, whose header carries its offset in the log.

@@ -483,6 +483,10 @@ pub async fn write_end(
     checkpoint::write_offsets(io, &directory.join(RECOVERY_POINT_FILE), &points).await?;
     checkpoint::write_offsets(io, &directory.join(HIGH_WATERMARK_FILE), &points).await?;
     checkpoint::write_offsets(io, &directory.join(LOG_START_OFFSET_FILE), &starts).await?;
-    checkpoint::write_offsets(io, &directory.join(CLEANER_OFFSET_FILE), &[]).await?;
+    // Kafka has one in any case; the cleaner may have written it.
+    let cleaner = directory.join(CLEANER_OFFSET_FILE);
+    if checkpoint::read_offsets(io, &cleaner).await?.is_empty() {
+        checkpoint::write_offsets(io, &cleaner, &[]).await?;
+    }
     write_clean_shutdown(io, directory, 0).await
 }

@@ -22,12 +22,14 @@ use ringlog_engine::journal::{self, Journal, Lsn, Reservation};
 use ringlog_engine::log::{Appended, LogPosition, SegmentFiles};
 
 use crate::broker::Broker;
+use crate::compaction;
 use crate::group::driver::Groups;
 use crate::handlers::fetch::session::Sessions;
 use crate::metadata::state::{Image, owner_shard};
 use crate::metadata::store::Store;
 use crate::net::connection::Connections;
 use crate::partition::Partition;
+use crate::turnstile::Turnstile;
 use crate::watcher::Watcher;
 
 /// How many jobs of other shards may wait at a shard; who sends more waits.
@@ -139,6 +141,9 @@ pub struct Shard {
     undurable: RefCell<VecDeque<Undurable>>,
     released: RefCell<Released>,
     store: RefCell<Option<Rc<Store>>>,
+    /// How far logs are clean, on shard 0 and once it is read; written in turn.
+    pub cleaner_checkpoints: RefCell<Option<compaction::Checkpoints>>,
+    pub(crate) cleaner_turn: Turnstile,
     /// A topic has other settings: what is too old or too much may have changed.
     pub retention_changed: Watcher,
     go: Watcher,
@@ -186,6 +191,8 @@ impl Shard {
             undurable: RefCell::default(),
             released: RefCell::default(),
             store: RefCell::default(),
+            cleaner_checkpoints: RefCell::default(),
+            cleaner_turn: Turnstile::default(),
             retention_changed: Watcher::default(),
             go: Watcher::default(),
             stop: Watcher::default(),

@@ -9,6 +9,7 @@ mod admin_configs;
 mod bad_counts;
 mod bad_input;
 mod bad_records;
+mod compaction;
 mod durability;
 mod group_admin;
 mod groups;

@@ -228,8 +228,9 @@ fn deleted_files_wait_and_are_removed_by_the_next_start() {
         broker.end(crash);
         broker.restart();
         let mut client = Client::connect(broker.address());
-        assert_eq!(files(&broker, &topic, ".deleted"), Vec::<PathBuf>::new());
+        // Answered when the partition has been opened.
         assert!(earliest(&mut client, &topic) >= start);
+        assert_eq!(files(&broker, &topic, ".deleted"), Vec::<PathBuf>::new());
         check_rest(&mut client, &topic);
     });
 }

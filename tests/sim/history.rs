@@ -117,7 +117,7 @@ fn configuration(random: &mut Random) -> BrokerConfig {
         "offsets.topic.num.partitions=2".to_owned(),
         format!(
             "offsets.topic.segment.bytes={}",
-            pick(random, &[4096, 65_536])
+            pick(random, &[1024, 4096, 65_536])
         ),
         format!("log.preallocate={}", one_in(random, 3)),
         "group.min.session.timeout.ms=100".to_owned(),
@@ -130,6 +130,18 @@ fn configuration(random: &mut Random) -> BrokerConfig {
         format!(
             "log.retention.bytes={}",
             pick(random, &[-1, -1, 0, 20_000, 100_000])
+        ),
+        // What is not used of a segment is cut off when it is rolled or closed.
+        format!("log.preallocate={}", pick(random, &[true, false, false])),
+        format!("log.cleaner.enable={}", pick(random, &[true, true, false])),
+        format!("log.cleaner.backoff.ms={}", pick(random, &[1, 20, 200])),
+        format!(
+            "log.cleaner.min.cleanable.ratio={}",
+            pick(random, &["0.01", "0.5"])
+        ),
+        format!(
+            "log.cleaner.dedupe.buffer.size={}",
+            pick(random, &[20_000, 1_000_000])
         ),
         // Records are stamped now: 1 ms lets all of them go as soon as they may.
         format!("log.retention.ms={}", pick(random, &[-1, -1, -1, 1, 100])),

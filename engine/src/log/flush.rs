@@ -250,7 +250,7 @@ impl Log {
 
 /// Writes a whole file and syncs it. Not atomic: index files are believed only once the recovery
 /// point, or the clean stop, says so.
-async fn write_file(io: &Io, path: &Path, contents: Bytes) -> Result<(), LogError> {
+pub(super) async fn write_file(io: &Io, path: &Path, contents: Bytes) -> Result<(), LogError> {
     let file = io.open(path, OpenMode::Create).await.at("open", path)?;
     io.truncate(&file, contents.len() as u64)
         .await

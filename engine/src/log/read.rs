@@ -467,7 +467,7 @@ impl Log {
             .await
     }
 
-    fn scan_error(&self, base_offset: i64, position: u64, error: ScanError) -> LogError {
+    pub(super) fn scan_error(&self, base_offset: i64, position: u64, error: ScanError) -> LogError {
         match error {
             ScanError::Io(error) => {
                 let path = self.path(base_offset, SegmentFileKind::Log);
@@ -477,7 +477,7 @@ impl Log {
         }
     }
 
-    fn damaged(&self, base_offset: i64, position: u64, reason: String) -> LogError {
+    pub(super) fn damaged(&self, base_offset: i64, position: u64, reason: String) -> LogError {
         LogError::Corrupt {
             path: self.path(base_offset, SegmentFileKind::Log),
             position,

@@ -237,6 +237,9 @@ impl Opener<'_> {
                     self.remove(file).await?;
                 }
             }
+            // Once a .swap has its final name, nobody knows any more what it replaces.
+            let synced = self.io().sync_directory(self.directory).await;
+            synced.at("sync", self.directory)?;
         }
         for (file, _) in swaps {
             let path = self.directory.join(file);

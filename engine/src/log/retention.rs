@@ -124,7 +124,7 @@ impl Log {
     }
 
     /// The largest timestamp of a segment; where its records have none, when it was written last.
-    async fn age_ms(&self, base_offset: i64) -> Result<i64, LogError> {
+    pub(super) async fn age_ms(&self, base_offset: i64) -> Result<i64, LogError> {
         let largest = self.largest_timestamp(base_offset).await?.timestamp;
         if largest >= 0 {
             return Ok(largest);
@@ -166,14 +166,11 @@ impl Log {
             return Ok(Deleted::default());
         }
         self.generation.set(self.generation.get() + 1);
-        let mut deleted = Deleted {
-            segments: old.len(),
-            files: Vec::with_capacity(old.len() * SEGMENT_FILES.len()),
-        };
+        let mut deleted = Deleted::default();
         // From the oldest on: a crash in between leaves no gap in the middle.
         for segment in &old {
             self.files.forget((self.number, segment.base_offset));
-            self.rename_deleted(segment.base_offset, &mut deleted.files)
+            self.rename_deleted(segment.base_offset, &mut deleted)
                 .await?;
         }
         let directory = self.directory();
@@ -205,11 +202,13 @@ impl Log {
         Ok(())
     }
 
-    async fn rename_deleted(
+    /// Gives the files of a segment their `.deleted` names.
+    pub(super) async fn rename_deleted(
         &self,
         base_offset: i64,
-        renamed: &mut Vec<PathBuf>,
+        deleted: &mut Deleted,
     ) -> Result<(), LogError> {
+        deleted.segments += 1;
         for kind in SEGMENT_FILES {
             let path = self.path(base_offset, kind);
             let mut target = path.clone().into_os_string();
@@ -218,7 +217,7 @@ impl Log {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => {
                     other.at("rename", &path)?;
-                    renamed.push(target.into());
+                    deleted.files.push(target.into());
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use super::LogConfig;
 use super::index::{Indexes, TimestampOffset};
+use crate::io::File;
 
 /// One segment. Its file is opened through [`super::SegmentFiles`].
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct Segment {
     /// When the first append of this process came, for rolls without record timestamps.
     pub(crate) created_ms: Option<i64>,
     pub(crate) bytes_since_index: u32,
+    /// The file, while its name leads elsewhere: a compaction is being swapped in.
+    pub(crate) pinned: Option<File>,
 }
 
 impl Segment {
@@ -42,6 +45,7 @@ impl Segment {
             first_timestamp: None,
             created_ms: None,
             bytes_since_index: 0,
+            pinned: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Tests of the log on the poll driver, in a temporary directory.
 
+mod compaction;
 mod format;
 mod power_loss;
 mod recovery;

@@ -34,6 +34,8 @@ pub struct BatchBuilder {
     is_control: bool,
     delete_horizon_ms: Option<i64>,
     last_offset: Option<i64>,
+    /// What stands in the header if no record comes.
+    empty_max_timestamp: i64,
     /// Room for the header, then the records uncompressed.
     buffer: Vec<u8>,
 }
@@ -64,8 +66,33 @@ impl BatchBuilder {
             is_control: false,
             delete_horizon_ms: None,
             last_offset: None,
+            empty_max_timestamp: NO_TIMESTAMP,
             buffer: vec![0; HEADER_BYTES],
         }
+    }
+
+    /// An empty batch with all that `original` says but its records, for some of these: compaction
+    /// keeps the last offset, so that the last sequence of its producer stays known. A message set
+    /// entry becomes a batch, which begins with the first record that is appended.
+    ///
+    /// # Errors
+    /// `UnsupportedCompressionType` if the codec is unknown.
+    pub fn like(original: &BatchHeader) -> Result<Self, BatchError> {
+        let mut builder = Self::new(original.compression()?);
+        builder.header.base_offset = original.base_offset;
+        builder.header.partition_leader_epoch = original.partition_leader_epoch;
+        builder.header.producer_id = original.producer_id;
+        builder.header.producer_epoch = original.producer_epoch;
+        builder.header.base_sequence = original.base_sequence;
+        builder.is_transactional = original.is_transactional();
+        builder.is_control = original.is_control();
+        builder.delete_horizon_ms = original.delete_horizon_ms();
+        builder.last_offset = Some(original.last_offset());
+        builder.empty_max_timestamp = original.max_timestamp;
+        if original.timestamp_type() == TimestampType::LogAppendTime {
+            builder = builder.log_append_time(original.max_timestamp);
+        }
+        Ok(builder)
     }
 
     /// The offset of the first record. Set it before records are appended.
@@ -241,7 +268,10 @@ impl BatchBuilder {
         }
         if self.header.record_count == 0 {
             self.compression = Compression::None;
-            self.header.base_timestamp = self.delete_horizon_ms.unwrap_or(NO_TIMESTAMP);
+            // Without records there is nothing that a delete horizon could be for.
+            self.delete_horizon_ms = None;
+            self.header.base_timestamp = NO_TIMESTAMP;
+            self.header.max_timestamp = self.header.max_timestamp.max(self.empty_max_timestamp);
         }
         let mut batch = if self.compression == Compression::None {
             self.buffer

@@ -6,7 +6,6 @@ use super::Rule::{Any, AtLeast, Between, OneOf, Ratio};
 
 // What happens instead, for the families of keys that are read and ignored.
 const CKPT: &str = "checkpoints are paced by the journal";
-const CLEAN: &str = "logs are not compacted or cleaned in this release; old segments stay";
 const COMMIT: &str = "an offset commit is an ordinary append of acks=all";
 const DOWN: &str = "a fetch of an old version is always served";
 const FLSH: &str = "each log keeps its own flush time, nothing polls";
@@ -141,18 +140,18 @@ pub static KEYS: &[Key] = table! {
     ["leader.imbalance.per.broker.percentage", Int, Plain, Some("10"), Any, AcceptedIgnored(REPL), "Imbalance that is put up with."],
     ["listener.security.protocol.map", String, Plain, Some("SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT"), Any, Acts, "Which security protocol each listener name means; PLAINTEXT is the one that works."],
     ["listeners", String, Plain, Some("PLAINTEXT://127.0.0.1:9092"), Any, Acts, "Addresses to bind, as NAME://host:port with commas between. An empty host means all addresses. The default here is loopback only; Kafka's binds all."],
-    ["log.cleaner.backoff.ms", Long, Ms, Some("15000"), AtLeast(0), AcceptedIgnored(CLEAN), "Pause of the cleaner when there is nothing to do."],
-    ["log.cleaner.dedupe.buffer.size", Long, Bytes, Some("134217728"), Any, AcceptedIgnored(CLEAN), "Memory for the cleaner's key map."],
-    ["log.cleaner.delete.retention.ms", Long, Ms, Some("86400000"), AtLeast(0), AcceptedIgnored(CLEAN), "How long a compacted topic keeps its tombstones."],
-    ["log.cleaner.enable", Boolean, Plain, Some("true"), Any, AcceptedIgnored(CLEAN), "Run the log cleaner."],
-    ["log.cleaner.io.buffer.load.factor", Double, Plain, Some("0.9"), Any, AcceptedIgnored(CLEAN), "How full the key map may get."],
-    ["log.cleaner.io.buffer.size", Int, Bytes, Some("524288"), AtLeast(0), AcceptedIgnored(CLEAN), "Memory for the cleaner's reads and writes."],
-    ["log.cleaner.io.max.bytes.per.second", Double, Plain, Some("1.7976931348623157E308"), Any, AcceptedIgnored(CLEAN), "Bound on the cleaner's disk traffic."],
-    ["log.cleaner.max.compaction.lag.ms", Long, Ms, Some("9223372036854775807"), AtLeast(1), AcceptedIgnored(CLEAN), "Longest time a record may stay uncompacted."],
-    ["log.cleaner.min.cleanable.ratio", Double, Plain, Some("0.5"), Ratio, AcceptedIgnored(CLEAN), "Dirty part of a log at which it is compacted."],
-    ["log.cleaner.min.compaction.lag.ms", Long, Ms, Some("0"), AtLeast(0), AcceptedIgnored(CLEAN), "Shortest time a record stays uncompacted."],
-    ["log.cleaner.threads", Int, Plain, Some("1"), AtLeast(0), AcceptedIgnored(CLEAN), "Threads of the cleaner."],
-    ["log.cleanup.policy", List, Plain, Some("delete"), OneOf(&["compact", "delete"]), AcceptedIgnored(CLEAN), "What happens to old segments: delete, compact or both."],
+    ["log.cleaner.backoff.ms", Long, Ms, Some("15000"), AtLeast(0), Acts, "Pause of the cleaner when there is nothing to do."],
+    ["log.cleaner.dedupe.buffer.size", Long, Bytes, Some("134217728"), Any, Acts, "Memory for the cleaner's key map."],
+    ["log.cleaner.delete.retention.ms", Long, Ms, Some("86400000"), AtLeast(0), Acts, "How long a compacted topic keeps its tombstones."],
+    ["log.cleaner.enable", Boolean, Plain, Some("true"), Any, Acts, "Run the log cleaner."],
+    ["log.cleaner.io.buffer.load.factor", Double, Plain, Some("0.9"), Any, Acts, "How full the key map may get."],
+    ["log.cleaner.io.buffer.size", Int, Bytes, Some("524288"), AtLeast(0), Acts, "Memory for the cleaner's reads and writes."],
+    ["log.cleaner.io.max.bytes.per.second", Double, Plain, Some("1.7976931348623157E308"), Any, Acts, "Bound on the cleaner's disk traffic."],
+    ["log.cleaner.max.compaction.lag.ms", Long, Ms, Some("9223372036854775807"), AtLeast(1), Acts, "Longest time a record may stay uncompacted."],
+    ["log.cleaner.min.cleanable.ratio", Double, Plain, Some("0.5"), Ratio, Acts, "Dirty part of a log at which it is compacted."],
+    ["log.cleaner.min.compaction.lag.ms", Long, Ms, Some("0"), AtLeast(0), Acts, "Shortest time a record stays uncompacted."],
+    ["log.cleaner.threads", Int, Plain, Some("1"), AtLeast(0), AcceptedIgnored(THREADS), "Threads of the cleaner."],
+    ["log.cleanup.policy", List, Plain, Some("delete"), OneOf(&["compact", "delete"]), Acts, "What happens to old segments: delete, compact or both."],
     ["log.dir", String, Plain, Some("/tmp/kafka-logs"), Any, Acts, "One data directory; log.dirs goes first."],
     ["log.dir.failure.timeout.ms", Long, Ms, Some("30000"), AtLeast(1), AcceptedIgnored(QUORUM), "Wait before a node with a failed directory stops."],
     ["log.dirs", String, Plain, None, Any, Acts, "Data directories, with commas between; null means log.dir. Without any configuration file it is ringlog.data.dir/logs."],
