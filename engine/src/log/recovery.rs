@@ -299,11 +299,15 @@ impl Opener<'_> {
         };
         for (i, base_offset) in bases.iter().enumerate() {
             let (file, size) = self.open_file(*base_offset).await?;
-            if i < first_scanned {
+            // A roll cuts what was preallocated. That may be lost in a crash although everything in
+            // the segment had been synced before, and zeros would be read before the next segment.
+            let may_be_untrimmed = self.config.preallocate && !self.opening.clean;
+            if i < first_scanned && !may_be_untrimmed {
                 self.segments.push(Segment::old(*base_offset, size));
                 continue;
             }
-            if self.opening.clean && self.load_clean_tail(*base_offset, &file, size).await? {
+            let is_sound = self.opening.clean || i < first_scanned;
+            if is_sound && self.load_clean_tail(*base_offset, &file, size).await? {
                 continue;
             }
             let next = bases.get(i + 1).copied();
@@ -356,7 +360,7 @@ impl Opener<'_> {
         }
     }
 
-    /// After a clean stop: believes the indexes and looks at the batches after their last entry.
+    /// Of what was synced: believes the indexes and looks at the batches after their last entry.
     /// `false` if anything does not fit.
     async fn load_clean_tail(
         &mut self,
@@ -439,7 +443,10 @@ impl Opener<'_> {
         let gap = next.filter(is_gap);
         if let Some(reason) = &scan.bad {
             let is_zero = scanner.is_zero(good.into()).await.at("read", &path)?;
-            self.check_loss(&scan, reason)?;
+            let is_whole = is_zero && next == Some(scan.next_offset);
+            if !is_whole {
+                self.check_loss(&scan, reason)?;
+            }
             if is_zero {
                 self.recovery.zero_bytes += u64::from(size - good);
                 scan.bad = None;
