@@ -12,11 +12,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures_util::future;
-use ringlog_engine::io::Io;
+use ringlog_engine::io::{DirectoryEntry, Io};
 use ringlog_engine::journal::{self, Target};
 use ringlog_engine::log::directory::{
-    self, DELETE_DIRECTORY_SUFFIX, MetaProperties, PartitionDirectory, SegmentFileKind,
-    SegmentFileName, segment_path,
+    self, DELETE_DIRECTORY_SUFFIX, META_PROPERTIES_FILE, MetaProperties, PartitionDirectory,
+    SegmentFileKind, SegmentFileName, segment_path,
 };
 use ringlog_engine::log::{Log, Opening, SegmentFiles};
 use uuid::Uuid;
@@ -141,12 +141,20 @@ pub async fn create_log_directories(io: &Io, log_dirs: &[PathBuf]) -> Result<(),
     Ok(())
 }
 
+/// One level after the other, each synced before the next: a start that was killed can have left at
+/// most the last one that exists without a durable name.
 async fn create_directories(io: &Io, path: &Path) -> Result<(), String> {
     let mut missing = Vec::new();
     let mut next = Some(path);
     while let Some(directory) = next.filter(|directory| !directory.as_os_str().is_empty()) {
         match io.list_directory(directory).await {
-            Ok(_) => break,
+            Ok(entries) => {
+                let is_identity = |entry: &DirectoryEntry| entry.name == META_PROPERTIES_FILE;
+                if directory != path || !entries.iter().any(is_identity) {
+                    sync_name(io, directory).await?;
+                }
+                break;
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => missing.push(directory),
             Err(error) => return Err(unusable(directory, &error)),
         }
@@ -156,16 +164,23 @@ async fn create_directories(io: &Io, path: &Path) -> Result<(), String> {
         io.create_directory(directory)
             .await
             .map_err(|error| unusable(directory, &error))?;
-        if let Some(parent) = directory
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            io.sync_directory(parent)
-                .await
-                .map_err(|error| unusable(parent, &error))?;
-        }
+        sync_name(io, directory).await?;
     }
     Ok(())
+}
+
+/// Makes the name of a directory durable.
+async fn sync_name(io: &Io, directory: &Path) -> Result<(), String> {
+    let parent = match directory.parent() {
+        None => return Ok(()),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    };
+    match io.sync_directory(parent).await {
+        // Whose parent we may not read is not of our making.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced.map_err(|error| unusable(parent, &error)),
+    }
 }
 
 fn unusable(path: &Path, error: &std::io::Error) -> String {
