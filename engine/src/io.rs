@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -402,7 +403,16 @@ impl Io {
         }
     }
 
-    /// Sends all bytes of `buffers`, in order.
+    /// Whether the last receive is known to have left bytes behind, so that the next one will not
+    /// wait. Only io_uring tells.
+    pub fn has_more(&self, socket: &Socket) -> bool {
+        match &*self.inner.driver.borrow() {
+            Driver::Uring(driver) => driver.has_more(socket.0.fd().as_raw_fd()),
+            Driver::Poll(_) | Driver::Sim(_) => false,
+        }
+    }
+
+    /// Sends all bytes of `buffers`, in order. One send at a time on a socket.
     ///
     /// # Errors
     /// What sendmsg(2) answered; a part may have been sent.

@@ -54,6 +54,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use futures_util::future::join;
 use uuid::Uuid;
 
 use crate::io::{File, Io, OpenMode};
@@ -213,11 +214,14 @@ impl Log {
         io.create_directory(directory)
             .await
             .at("create", directory)?;
-        directory::sync_parent(io, directory).await?;
-        directory::write_partition_metadata(io, directory, topic_id).await?;
         let number = files.number();
-        create_segment_file(files, (number, 0), directory, &config).await?;
-        io.sync_directory(directory).await.at("sync", directory)?;
+        let inside = async {
+            create_segment_file(files, (number, 0), directory, &config).await?;
+            // Its end syncs the directory, and with it the segment's entry.
+            directory::write_partition_metadata(io, directory, topic_id).await
+        };
+        let (parent, inside) = join(directory::sync_parent(io, directory), inside).await;
+        parent.and(inside)?;
         let mut segment = Segment::empty(0);
         segment.is_entry_durable = true;
         let state = State {

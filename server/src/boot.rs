@@ -16,7 +16,7 @@ use ringlog_engine::io::{DirectoryEntry, Io};
 use ringlog_engine::journal::{self, Target};
 use ringlog_engine::log::Opening;
 use ringlog_engine::log::directory::{
-    self, DELETE_DIRECTORY_SUFFIX, MetaProperties, PartitionDirectory,
+    self, DELETE_DIRECTORY_SUFFIX, META_PROPERTIES_FILE, MetaProperties, PartitionDirectory,
 };
 use uuid::Uuid;
 
@@ -172,12 +172,20 @@ pub async fn create_directories_of(io: &Io, config: &BrokerConfig) -> Result<(),
     create_directories(io, &config.ringlog.journal_dir).await
 }
 
+/// One level after the other, each synced before the next: a start that was killed can have left at
+/// most the last one that exists without a durable name.
 async fn create_directories(io: &Io, path: &Path) -> Result<(), String> {
     let mut missing = Vec::new();
     let mut next = Some(path);
     while let Some(directory) = next.filter(|directory| !directory.as_os_str().is_empty()) {
         match io.list_directory(directory).await {
-            Ok(_) => break,
+            Ok(entries) => {
+                let is_identity = |entry: &DirectoryEntry| entry.name == META_PROPERTIES_FILE;
+                if directory != path || !entries.iter().any(is_identity) {
+                    sync_name(io, directory).await?;
+                }
+                break;
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => missing.push(directory),
             Err(error) => return Err(unusable(directory, &error)),
         }
@@ -187,16 +195,23 @@ async fn create_directories(io: &Io, path: &Path) -> Result<(), String> {
         io.create_directory(directory)
             .await
             .map_err(|error| unusable(directory, &error))?;
-        if let Some(parent) = directory
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            io.sync_directory(parent)
-                .await
-                .map_err(|error| unusable(parent, &error))?;
-        }
+        sync_name(io, directory).await?;
     }
     Ok(())
+}
+
+/// Makes the name of a directory durable.
+async fn sync_name(io: &Io, directory: &Path) -> Result<(), String> {
+    let parent = match directory.parent() {
+        None => return Ok(()),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    };
+    match io.sync_directory(parent).await {
+        // Whose parent we may not read is not of our making.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced.map_err(|error| unusable(parent, &error)),
+    }
 }
 
 fn unusable(path: &Path, error: &std::io::Error) -> String {

@@ -1,5 +1,6 @@
 //! Connections: accepted, framed, guarded, answered in order.
 
+mod answers;
 pub mod connection;
 pub mod foreign_protocol;
 pub mod listener;

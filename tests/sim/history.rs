@@ -211,17 +211,23 @@ impl History {
             &[End::PowerLoss, End::PowerLoss, End::Kill, End::CleanStop],
         );
         let node = self.start(weather);
-        // An early end strikes the start itself.
-        let is_early = one_in(&mut self.random, 3);
-        let steps = if is_early { self.steps(12) } else { u64::MAX };
-        let scene = self.scene.clone();
+        // An early end strikes the start itself, at any moment or while a recovery has cut a log.
+        let is_early = one_in(&mut self.random, 4);
+        let is_aimed = is_early && one_in(&mut self.random, 2);
+        let steps = if is_early && !is_aimed {
+            self.steps(9)
+        } else {
+            u64::MAX
+        };
+        let (scene, world) = (self.scene.clone(), self.world.clone());
         // A disk that fails may never let it get ready.
         let patience = if weather.is_troubled() {
             Duration::from_secs(3)
         } else {
             PATIENCE
         };
-        self.drive(&node, patience, steps, || scene.gate.get());
+        let is_over = || scene.gate.get() || (is_aimed && world.has_unsynced_cut());
+        self.drive(&node, patience, steps, is_over);
         if !is_early {
             let is_failed = matches!(node.phase(), Phase::Failed(_));
             assert!(

@@ -473,6 +473,12 @@ impl World {
             .plant(path.as_ref(), bytes.into(), &mut state.chaos)?)
     }
 
+    /// Whether some file was shortened and the truncation is not durable yet: a moment for a crash
+    /// that chance rarely finds.
+    pub fn has_unsynced_cut(&self) -> bool {
+        self.lock().disk.has_unsynced_cut()
+    }
+
     /// Flips one bit of a file's durable data, and of the page cache if the page is clean.
     ///
     /// # Errors

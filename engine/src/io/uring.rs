@@ -6,15 +6,14 @@
 //! the submission anyway, and its completion would only wake the shard once more. Names and whole
 //! files go to the helper threads.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
 use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::executor::ReadyQueue;
 use super::op::{Completion, FileOp, Op, Output, Token};
@@ -26,6 +25,8 @@ const COMPLETION_ENTRIES: u32 = 4096;
 /// `user_data` of the read of the eventfd and of cancellations; tokens are slab indexes, far below.
 const WAKE: u64 = u64::MAX;
 const CANCELLATION: u64 = u64::MAX - 1;
+/// `ioprio` of a receive that first waits for bytes (IORING_RECVSEND_POLL_FIRST).
+const POLL_FIRST: u16 = 1;
 /// Most buffers of one sqe.
 const IO_SLICES_MAX: usize = 64;
 
@@ -41,7 +42,11 @@ struct InFlight {
 /// State of the driver.
 pub(crate) struct Uring {
     ring: IoUring,
-    in_flight: BTreeMap<Token, Box<InFlight>>,
+    /// By token: tokens are the indexes of a slab, which stays dense.
+    in_flight: Vec<Option<InFlight>>,
+    /// By descriptor: whether the last receive has left bytes behind. If not, the next one need not
+    /// try before it waits. A stale answer costs one look more, nothing else.
+    has_more: Vec<bool>,
     queue: Arc<ReadyQueue>,
     worker: Worker,
     wake_counter: Box<[u8; 8]>,
@@ -68,7 +73,8 @@ impl Uring {
         let eventfd = queue.eventfd().expect("a real shard has an eventfd");
         Ok(Uring {
             ring: build(SUBMISSION_ENTRIES, COMPLETION_ENTRIES)?,
-            in_flight: BTreeMap::new(),
+            in_flight: Vec::new(),
+            has_more: Vec::new(),
             worker: Worker::new(rustix::io::dup(eventfd)?),
             queue: queue.clone(),
             wake_counter: Box::new([0; 8]),
@@ -102,15 +108,40 @@ impl Uring {
 
     fn submit(&mut self, token: Token, op: Op, cursor: (usize, usize)) {
         let (vectors, header) = (Vec::new(), None);
-        let mut in_flight = Box::new(InFlight {
+        let in_flight = InFlight {
             op,
             cursor,
             vectors,
             header,
-        });
-        let entry = in_flight.entry().user_data(token as u64);
-        self.in_flight.insert(token, in_flight);
-        self.push(&entry);
+        };
+        self.push_rest(token, in_flight);
+    }
+
+    /// Submits what is left of an operation.
+    fn push_rest(&mut self, token: Token, mut in_flight: InFlight) {
+        let entry = in_flight.entry(&self.has_more);
+        if self.in_flight.len() <= token {
+            self.in_flight.resize_with(token + 1, || None);
+        }
+        self.in_flight[token] = Some(in_flight);
+        self.push(&entry.user_data(token as u64));
+    }
+
+    fn take(&mut self, token: Token) -> Option<InFlight> {
+        self.in_flight.get_mut(token)?.take()
+    }
+
+    /// Whether the last receive on a descriptor has left bytes behind.
+    pub(crate) fn has_more(&self, fd: RawFd) -> bool {
+        self.has_more.get(index_of(fd)).copied().unwrap_or(false)
+    }
+
+    fn note_more(&mut self, fd: RawFd, has_more: bool) {
+        let index = index_of(fd);
+        if self.has_more.len() <= index {
+            self.has_more.resize(index + 1, false);
+        }
+        self.has_more[index] = has_more;
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
@@ -127,7 +158,7 @@ impl Uring {
 
     /// Asks the kernel to give the operation up; its completion still comes.
     pub(crate) fn cancel(&mut self, token: Token) -> bool {
-        if self.in_flight.contains_key(&token) {
+        if self.in_flight.get(token).is_some_and(Option::is_some) {
             let entry = opcode::AsyncCancel::new(token as u64)
                 .build()
                 .user_data(CANCELLATION);
@@ -214,22 +245,27 @@ impl Uring {
             match cqe.user_data() {
                 WAKE => self.wake_armed = false,
                 CANCELLATION => {}
-                token => self.completed(token as Token, cqe.result(), completions),
+                token => self.completed(token as Token, &cqe, completions),
             }
         }
     }
 
-    fn completed(&mut self, token: Token, result: i32, completions: &mut Vec<(Token, Completion)>) {
-        let Some(mut in_flight) = self.in_flight.remove(&token) else {
+    fn completed(
+        &mut self,
+        token: Token,
+        cqe: &cqueue::Entry,
+        completions: &mut Vec<(Token, Completion)>,
+    ) {
+        let Some(mut in_flight) = self.take(token) else {
             panic!("completion of the unknown operation {token}")
         };
-        match in_flight.finish(result) {
+        if let Op::Receive(socket, ..) = &in_flight.op {
+            let fd = socket.0.fd().as_raw_fd();
+            self.note_more(fd, cqueue::sock_nonempty(cqe.flags()));
+        }
+        match in_flight.finish(cqe.result()) {
             Some(completion) => completions.push((token, completion)),
-            None => {
-                let entry = in_flight.entry().user_data(token as u64);
-                self.in_flight.insert(token, in_flight);
-                self.push(&entry);
-            }
+            None => self.push_rest(token, in_flight),
         }
     }
 }
@@ -239,14 +275,15 @@ impl Drop for Uring {
         let any = CancelBuilder::any();
         let _ = self.ring.submitter().register_sync_cancel(None, any);
         for _ in 0..1000 {
-            if self.in_flight.is_empty() {
+            if self.in_flight.iter().all(Option::is_none) {
                 return;
             }
             self.enter(1, Some(Duration::from_millis(1)));
             while let Some(cqe) = self.ring.completion().next() {
                 // What is left of a half-done send must not be submitted again; an accepted
                 // descriptor must be closed.
-                if let Some(mut in_flight) = self.in_flight.remove(&(cqe.user_data() as Token)) {
+                let token = usize::try_from(cqe.user_data()).unwrap_or(Token::MAX);
+                if let Some(mut in_flight) = self.in_flight.get_mut(token).and_then(Option::take) {
                     in_flight.finish(cqe.result());
                 }
             }
@@ -254,6 +291,10 @@ impl Drop for Uring {
         // The kernel may still write into these buffers: a leak at the end is the lesser evil.
         std::mem::forget(std::mem::take(&mut self.in_flight));
     }
+}
+
+fn index_of(fd: RawFd) -> usize {
+    usize::try_from(fd).expect("a descriptor is not negative")
 }
 
 fn in_ring(op: &FileOp) -> bool {
@@ -283,9 +324,9 @@ fn vector(bytes: &[u8]) -> libc::iovec {
 }
 
 impl InFlight {
-    /// The sqe of what is left of the operation. The pointers in it stay valid: the operation is
-    /// boxed, and its buffers do not move.
-    fn entry(&mut self) -> squeue::Entry {
+    /// The sqe of what is left of the operation. The pointers in it stay valid while this value
+    /// moves: they lead to the heap, to buffers, `vectors` or `header`.
+    fn entry(&mut self, has_more: &[bool]) -> squeue::Entry {
         let (index, offset) = self.cursor;
         match &mut self.op {
             Op::Accept(listener) => {
@@ -298,7 +339,11 @@ impl InFlight {
                 let spare = buffer.spare_capacity_mut();
                 let length = u32::try_from(spare.len().min(*limit)).unwrap_or(u32::MAX);
                 let pointer = spare.as_mut_ptr().cast();
-                opcode::Recv::new(Fd(socket.0.fd().as_raw_fd()), pointer, length).build()
+                let fd = socket.0.fd().as_raw_fd();
+                let has_more = has_more.get(index_of(fd)).copied().unwrap_or(false);
+                opcode::Recv::new(Fd(fd), pointer, length)
+                    .ioprio(if has_more { 0 } else { POLL_FIRST })
+                    .build()
             }
             Op::Send(socket, buffers) => {
                 let fd = Fd(socket.0.fd().as_raw_fd());

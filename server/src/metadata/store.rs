@@ -337,12 +337,17 @@ pub(crate) async fn open_new(
 ) -> Result<(), String> {
     let config = partition::log_config(&topic, index);
     let created = ringlog_engine::log::Log::create(&shard.files, directory, topic.id, config).await;
+    let created = match created {
+        // The stop has closed the logs that there were; this one it would leave unsynced.
+        Ok(_) if shard.is_stopping() => Err("the broker is stopping".to_owned()),
+        created => created.map_err(|error| error.to_string()),
+    };
     let log = match created {
         Ok(log) => log,
         Err(error) => {
             // Half a partition must not be in the way of the next try.
             let _ = directory::remove_directory_tree(&shard.io, directory).await;
-            return Err(error.to_string());
+            return Err(error);
         }
     };
     let is_group = topic.name == GROUP_TOPIC;

@@ -1,9 +1,9 @@
 //! One connection: frames in, requests dispatched in order, answers out in the same order.
 //!
-//! Two tasks. The reader takes one frame at a time, runs the first half of its handler (for a
-//! produce request: up to the append) and queues the answer; the writer waits for the answers one
-//! after the other and sends them. The queue is bounded: a client that does not read its answers
-//! is not read from.
+//! One task, with two halves. The reader takes one frame at a time, runs the first half of its
+//! handler (for a produce request: up to the append) and queues the answer; the writer waits for
+//! the answers one after the other and sends them, those that are ready together. The queue is
+//! bounded: a client that does not read its answers is not read from.
 //!
 //! A frame's buffer grows with the bytes that have arrived, never by the length announced.
 
@@ -14,15 +14,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_channel::mpsc;
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use futures_util::FutureExt;
+use futures_util::future::join;
 use kafka_protocol::protocol::StrBytes;
 use ringlog_engine::clock::Instant;
 use ringlog_engine::io::{Io, Socket};
 use slab::Slab;
 
+use super::answers::{Answers, Ended};
 use super::foreign_protocol::ForeignProtocol;
-use super::response::{Part, Response};
+use super::response::Part;
 use crate::dispatch::{self, Answer, Call, Refused};
 use crate::shard::Shard;
 
@@ -30,6 +31,8 @@ use crate::shard::Shard;
 const BUFFER_BYTES_MIN: usize = 4 * 1024;
 /// A frame up to this size gets its whole buffer at once, larger ones double from here.
 const BUFFER_BYTES_AT_ONCE: usize = 256 * 1024;
+/// What is received at once between frames where bytes wait: those of a client that pipelines.
+const BUFFER_BYTES_BUSY: usize = 64 * 1024;
 /// How often connections are checked for `connections.max.idle.ms`.
 const IDLE_CHECK: Duration = Duration::from_secs(10);
 /// Answers that are ready are sent together up to this many bytes in memory.
@@ -119,21 +122,25 @@ pub fn start(shard: &Rc<Shard>, socket: Socket, peer: SocketAddr, listener: usiz
         .borrow_mut()
         .insert(connection.clone());
     let in_flight = (network.in_flight_requests_max as usize).max(1);
-    let (sender, receiver) = mpsc::channel(in_flight);
-    let (reader, reading) = (shard.clone(), connection.clone());
-    shard.io.spawn(async move {
-        let end = read(&reader, &reading, sender).await;
-        if let End::Garbage(what) = end {
-            log::info!("Closing the connection of {}: {what}", reading.peer);
-        }
-    });
-    let writer = shard.clone();
-    shard.io.spawn(async move {
-        // A send that fails means that the peer has gone.
-        let _ = write(&writer.io, &connection, receiver).await;
-        writer.io.shutdown(&connection.socket);
-        writer.connections.open.borrow_mut().remove(key);
-        writer.broker.dismiss(connection.peer.ip());
+    let shard = shard.clone();
+    shard.io.clone().spawn(async move {
+        let answers = Answers::new(in_flight);
+        let reader = async {
+            let end = read(&shard, &connection, &answers).await;
+            answers.end();
+            if let End::Garbage(what) = end {
+                log::info!("Closing the connection of {}: {what}", connection.peer);
+            }
+        };
+        let writer = async {
+            // A send that fails means that the peer has gone.
+            let _ = write(&shard.io, &connection, &answers).await;
+            answers.end();
+            shard.io.shutdown(&connection.socket);
+        };
+        join(reader, writer).await;
+        shard.connections.open.borrow_mut().remove(key);
+        shard.broker.dismiss(connection.peer.ip());
     });
 }
 
@@ -153,11 +160,7 @@ pub async fn close_idle(shard: Rc<Shard>) {
     }
 }
 
-async fn read(
-    shard: &Rc<Shard>,
-    connection: &Rc<Connection>,
-    mut queue: mpsc::Sender<Queued>,
-) -> End {
+async fn read(shard: &Rc<Shard>, connection: &Rc<Connection>, answers: &Answers<Queued>) -> End {
     let mut buffer = BytesMut::new();
     loop {
         let frame = match next_frame(shard, connection, &mut buffer).await {
@@ -173,7 +176,7 @@ async fn read(
                         answer,
                     };
                     // The writer may have gone already.
-                    let _ = queue.send(last).await;
+                    let _ = answers.push(last).await;
                     return End::Garbage(foreign.hint().to_owned());
                 }
                 return end;
@@ -184,7 +187,7 @@ async fn read(
             Ok(queued) => queued,
             Err(end) => return end,
         };
-        if queue.send(queued).await.is_err() {
+        if let Err(Ended) = answers.push(queued).await {
             return End::Broker;
         }
     }
@@ -198,7 +201,12 @@ async fn next_frame(
 ) -> Result<Bytes, End> {
     let limit = shard.broker.config.network.request_bytes_max as usize;
     while buffer.len() < 4 {
-        fill(&shard.io, &connection.socket, buffer, BUFFER_BYTES_MIN).await?;
+        let room = if shard.io.has_more(&connection.socket) {
+            BUFFER_BYTES_BUSY
+        } else {
+            BUFFER_BYTES_MIN
+        };
+        fill(&shard.io, &connection.socket, buffer, room).await?;
     }
     let announced = i32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
     let length = match usize::try_from(announced) {
@@ -251,100 +259,96 @@ async fn handle(
     }
 }
 
-async fn write(
-    io: &Io,
-    connection: &Connection,
-    mut queue: mpsc::Receiver<Queued>,
-) -> io::Result<()> {
-    let mut gathered = Vec::new();
-    let mut bytes = 0;
+async fn write(io: &Io, connection: &Connection, answers: &Answers<Queued>) -> io::Result<()> {
+    let mut gathered = Gathered::default();
     loop {
-        let queued = if gathered.is_empty() {
-            queue.next().await
-        } else {
-            // More answers may be ready: one system call for all of them.
-            match queue.next().now_or_never() {
-                Some(next) => next,
-                None => {
-                    flush(io, connection, &mut gathered).await?;
-                    bytes = 0;
-                    queue.next().await
-                }
+        if answers.is_empty() && gathered.may_wait() {
+            // The requests of this turn come first, those of other connections too: a client that
+            // pipelines is then answered once, and sends once (18 % of the broker's CPU for 8
+            // requests in flight, and half of the client's).
+            io.yield_now().await;
+        }
+        let next = match answers.try_pop() {
+            Some(next) => Some(next),
+            // No more is ready: one system call for all that was.
+            None => {
+                gathered.flush(io, connection).await?;
+                answers.pop().await
             }
         };
         let Some(Queued {
             correlation_id,
             flexible,
             answer,
-        }) = queued
+        }) = next
         else {
-            return flush(io, connection, &mut gathered).await;
+            return Ok(());
         };
         let response = match answer {
             Answer::None => continue,
             Answer::Ready(response) => response,
             Answer::Raw(raw) => {
-                gathered.push(raw);
+                gathered.buffers.push(raw);
                 continue;
             }
             Answer::Later(mut later) => match (&mut later).now_or_never() {
                 Some(response) => response,
                 None => {
-                    flush(io, connection, &mut gathered).await?;
-                    bytes = 0;
+                    gathered.flush(io, connection).await?;
                     later.await
                 }
             },
         };
         let Some(response) = response else {
-            return flush(io, connection, &mut gathered).await;
+            return gathered.flush(io, connection).await;
         };
         connection.active.set(io.now());
-        bytes += gather(
-            io,
-            connection,
-            &mut gathered,
-            response.head(correlation_id, flexible),
-            response,
-        )
-        .await?;
-        if bytes >= GATHER_BYTES_MAX {
-            flush(io, connection, &mut gathered).await?;
-            bytes = 0;
+        let (start, parts) = response.into_frame(correlation_id, flexible);
+        gathered.push(io, connection, start).await?;
+        for part in parts {
+            match part {
+                Part::Bytes(part) => gathered.push(io, connection, part).await?,
+                Part::File(slice) => {
+                    gathered.flush(io, connection).await?;
+                    let length = u64::from(slice.length);
+                    io.send_file(&connection.socket, &slice.file, slice.position, length)
+                        .await?;
+                }
+            }
         }
     }
 }
 
-async fn gather(
-    io: &Io,
-    connection: &Connection,
-    gathered: &mut Vec<Bytes>,
-    head: Bytes,
-    response: Response,
-) -> io::Result<usize> {
-    let mut bytes = head.len();
-    gathered.push(head);
-    for part in response.parts {
-        match part {
-            Part::Bytes(part) => {
-                bytes += part.len();
-                gathered.push(part);
-            }
-            Part::File(slice) => {
-                flush(io, connection, gathered).await?;
-                let length = u64::from(slice.length);
-                io.send_file(&connection.socket, &slice.file, slice.position, length)
-                    .await?;
-                bytes = 0;
-            }
-        }
-    }
-    Ok(bytes)
+/// Bytes that wait to be sent together.
+#[derive(Default)]
+struct Gathered {
+    buffers: Vec<Bytes>,
+    bytes: usize,
+    has_waited: bool,
 }
 
-async fn flush(io: &Io, connection: &Connection, gathered: &mut Vec<Bytes>) -> io::Result<()> {
-    if gathered.is_empty() {
-        return Ok(());
+impl Gathered {
+    /// Whether there is something to send that has not yet let others go first.
+    fn may_wait(&mut self) -> bool {
+        !self.buffers.is_empty() && !std::mem::replace(&mut self.has_waited, true)
     }
-    io.send(&connection.socket, std::mem::take(gathered)).await
+
+    async fn push(&mut self, io: &Io, connection: &Connection, bytes: Bytes) -> io::Result<()> {
+        self.bytes += bytes.len();
+        self.buffers.push(bytes);
+        if self.bytes >= GATHER_BYTES_MAX {
+            self.flush(io, connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, io: &Io, connection: &Connection) -> io::Result<()> {
+        self.bytes = 0;
+        self.has_waited = false;
+        if self.buffers.is_empty() {
+            return Ok(());
+        }
+        let buffers = std::mem::take(&mut self.buffers);
+        io.send(&connection.socket, buffers).await
+    }
 }

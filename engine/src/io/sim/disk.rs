@@ -414,6 +414,15 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether a file was shortened and the truncation is not durable yet.
+    pub(super) fn has_unsynced_cut(&self) -> bool {
+        let is_cut = |node: &Node| match &node.kind {
+            Kind::File(file) => file.pending_cut().is_some(),
+            Kind::Directory(_) => false,
+        };
+        self.nodes.values().any(is_cut)
+    }
+
     // ---- the end -----------------------------------------------------------------------------
 
     /// All handles are closed, as at the end of a process.

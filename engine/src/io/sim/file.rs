@@ -329,7 +329,7 @@ impl Contents {
     }
 
     /// Where the durable file will be cut, if a truncation is not durable yet.
-    fn pending_cut(&self) -> Option<u64> {
+    pub(super) fn pending_cut(&self) -> Option<u64> {
         let lengths = self.cuts.iter().map(|cut| cut.1);
         lengths.min().filter(|cut| *cut < self.durable_length)
     }

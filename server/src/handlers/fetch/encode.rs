@@ -28,7 +28,9 @@ const TOPIC_IDS: i16 = 13;
 
 struct Encoder {
     version: i16,
+    /// What was written since the last slice of a file; at first with room for the head.
     bytes: BytesMut,
+    start: Option<BytesMut>,
     parts: Vec<Part>,
 }
 
@@ -75,7 +77,8 @@ impl Encoder {
     fn new(version: i16) -> Encoder {
         Encoder {
             version,
-            bytes: BytesMut::with_capacity(128),
+            bytes: Response::room(128),
+            start: None,
             parts: Vec::new(),
         }
     }
@@ -136,7 +139,7 @@ impl Encoder {
                 .put_i32(i32::try_from(length).expect("limited by fetch.max.bytes"));
         }
         if let Some(records) = answer.records {
-            self.parts.push(Part::Bytes(self.bytes.split().freeze()));
+            self.end_bytes();
             self.parts.push(records);
         }
         self.tagged_fields();
@@ -165,16 +168,29 @@ impl Encoder {
         }
     }
 
+    /// What was written so far goes before what follows.
+    fn end_bytes(&mut self) {
+        let bytes = self.bytes.split();
+        if self.start.is_none() {
+            self.start = Some(bytes);
+        } else if !bytes.is_empty() {
+            self.parts.push(Part::Bytes(bytes.freeze()));
+        }
+    }
+
     fn finish(mut self) -> Response {
         self.tagged_fields();
-        self.parts.push(Part::Bytes(self.bytes.freeze()));
-        Response { parts: self.parts }
+        self.end_bytes();
+        Response {
+            start: self.start.unwrap_or_default(),
+            parts: self.parts,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use bytes::{Buf, Bytes};
     use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
     use kafka_protocol::messages::{FetchRequest, FetchResponse};
     use kafka_protocol::protocol::{Decodable, StrBytes};
@@ -219,12 +235,20 @@ mod tests {
                     records: None,
                 },
             ];
-            let mut bytes = BytesMut::new();
-            for part in encode(version, 3, &context.wanted, answers).parts {
+            let flexible = version >= FLEXIBLE;
+            let answer = encode(version, 3, &context.wanted, answers);
+            let (start, parts) = answer.into_frame(77, flexible);
+            let mut bytes = BytesMut::from(start);
+            for part in parts {
                 match part {
                     Part::Bytes(part) => bytes.put_slice(&part),
                     Part::File(slice) => panic!("{slice:?}"),
                 }
+            }
+            assert_eq!(bytes.get_i32() as usize, bytes.len());
+            assert_eq!(bytes.get_i32(), 77);
+            if flexible {
+                assert_eq!(bytes.get_u8(), 0);
             }
             let mut bytes = bytes.freeze();
             let decoded = FetchResponse::decode(&mut bytes, version).unwrap();
