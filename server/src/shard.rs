@@ -114,6 +114,9 @@ pub struct NotDurable(pub String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardGone;
 
+/// Partitions that are being opened, each with those who wait for it.
+type Opening = BTreeMap<(String, i32), Vec<oneshot::Sender<()>>>;
+
 /// State of one shard.
 pub struct Shard {
     /// Number of this shard, from 0.
@@ -135,7 +138,7 @@ pub struct Shard {
     image: RefCell<Arc<Image>>,
     partitions: RefCell<BTreeMap<String, BTreeMap<i32, Rc<Partition>>>>,
     /// Partitions that are still to be opened after the start, and who waits for each.
-    opening: RefCell<BTreeMap<(String, i32), Vec<oneshot::Sender<()>>>>,
+    opening: RefCell<Opening>,
     senders: RefCell<Vec<mpsc::Sender<Job>>>,
     durability: Durability,
     undurable: RefCell<VecDeque<Undurable>>,

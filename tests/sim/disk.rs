@@ -45,6 +45,12 @@ pub(crate) fn check(world: &World, config: &BrokerConfig, ledger: &Ledger) -> u6
             let file = world
                 .read_file(&path)
                 .unwrap_or_else(|error| panic!("{path}: {error}"));
+            let zeros = file.iter().rev().take_while(|byte| **byte == 0).count();
+            assert!(
+                zeros < 64,
+                "{path}: {zeros} zeros at the end of {} bytes",
+                file.len()
+            );
             let contents = read(&file);
             assert!(!contents.partial, "{path} ends within a batch");
             for record in &contents.records {

@@ -119,7 +119,6 @@ fn configuration(random: &mut Random) -> BrokerConfig {
             "offsets.topic.segment.bytes={}",
             pick(random, &[1024, 4096, 65_536])
         ),
-        format!("log.preallocate={}", one_in(random, 3)),
         "group.min.session.timeout.ms=100".to_owned(),
         "auto.create.topics.enable=false".to_owned(),
         format!(

@@ -257,6 +257,30 @@ fn the_last_record_of_each_key_stays() {
     }
 }
 
+/// What a crash has left: everything, or what compaction leaves, or for some keys this and for others
+/// that. The last record of each key is there.
+fn outcome(seed: u64, found: &Contents, written: &Contents, uncleanable: i64) -> &'static str {
+    let last = last_of_keys(written, uncleanable);
+    for (offset, seen) in written {
+        let must = *offset >= uncleanable || last[&*seen.key] == *offset;
+        let found = found.get(offset);
+        assert!(
+            !must || found == Some(seen),
+            "seed {seed}: offset {offset} is missing"
+        );
+    }
+    assert!(found.keys().all(|offset| written.contains_key(offset)));
+    // Group by group: in between, some are compacted and others not yet.
+    let is_after = found
+        .range(..uncleanable)
+        .all(|(offset, seen)| last[&*seen.key] == *offset);
+    match (found == written, is_after) {
+        (true, _) => "before",
+        (false, false) => "in between",
+        (false, true) => "after",
+    }
+}
+
 #[test]
 fn a_crash_at_any_step_leaves_the_log_before_or_after() {
     let mut outcomes = BTreeSet::new();
@@ -327,26 +351,7 @@ fn a_crash_at_any_step_leaves_the_log_before_or_after() {
                 contents(&log).await.0
             });
             io.clear_tasks();
-            let is_before = found == written;
-            let last = last_of_keys(&written, uncleanable);
-            // Group by group: in between, some are compacted and others not yet.
-            let is_after = found
-                .range(..uncleanable)
-                .all(|(offset, seen)| last[&*seen.key] == *offset);
-            for (offset, seen) in &written {
-                let must = *offset >= uncleanable || last[&*seen.key] == *offset;
-                let found = found.get(offset);
-                assert!(
-                    !must || found == Some(seen),
-                    "seed {seed}: offset {offset} is missing"
-                );
-            }
-            assert!(found.keys().all(|offset| written.contains_key(offset)));
-            outcomes.insert(match (is_before, is_after) {
-                (true, _) => "before",
-                (false, false) => "in between",
-                (false, true) => "after",
-            });
+            outcomes.insert(outcome(seed, &found, &written, uncleanable));
         }
     }
     eprintln!("{outcomes:?}");
