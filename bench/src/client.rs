@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
@@ -213,10 +213,15 @@ impl<C: Connection> Client<C> {
         partitions: usize,
     ) -> Result<(), Failure> {
         let count = i32::try_from(partitions).expect("checked against its limit");
+        // The records are stamped with a fixed time: no broker may take them for old ones.
+        let keep = CreatableTopicConfig::default()
+            .with_name(StrBytes::from_static_str("retention.ms"))
+            .with_value(Some(StrBytes::from_static_str("-1")));
         let creatable = CreatableTopic::default()
             .with_name(topic_name(topic))
             .with_num_partitions(count)
-            .with_replication_factor(1);
+            .with_replication_factor(1)
+            .with_configs(vec![keep]);
         let request = CreateTopicsRequest::default()
             .with_topics(vec![creatable])
             .with_timeout_ms(20_000);
