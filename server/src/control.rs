@@ -144,12 +144,6 @@ struct Life {
     has_begun: bool,
 }
 
-/// How a session ended.
-enum Ended {
-    Stopped,
-    Lost(SessionState),
-}
-
 impl Life {
     async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Call>) {
         let (clients, client) = watch::channel(None);
@@ -197,20 +191,17 @@ impl Life {
                 self.has_begun = true;
                 let _ = self.ready.send(Ok(()));
             }
-            let ended = tokio::select! {
-                () = changes::follow(&client, self.attached.clone()) => {
-                    // It ends with the session only.
-                    Ended::Lost(state.peek_state())
-                }
-                state = terminated(&mut state) => Ended::Lost(state),
-                _ = self.told.wait_for(|stop| *stop) => Ended::Stopped,
+            let reason = tokio::select! {
+                // It ends with the session, or where the server cannot watch.
+                () = changes::follow(&client, self.attached.clone()) => state.peek_state(),
+                state = terminated(&mut state) => state,
             };
-            let Ended::Lost(reason) = ended else { return };
             clients.send_replace(None);
             log::warn!(
                 "The ZooKeeper session {} has ended ({reason}); a new one begins, clients are served",
                 client.session_id()
             );
+            tokio::time::sleep(RETRY).await;
         }
     }
 
