@@ -128,6 +128,9 @@ def class_of(tool, version):
         "kafka-dump-log": "org.apache.kafka.tools.DumpLogSegments" if major >= 4 else "kafka.tools.DumpLogSegments",
         "kafka-leader-election": _first(version, "org.apache.kafka.tools.LeaderElectionCommand",
                                         "kafka.admin.LeaderElectionCommand"),
+        "kafka-preferred-replica-election": "kafka.admin.PreferredReplicaLeaderElectionCommand",
+        "kafka-reassign-partitions": _first(version, "org.apache.kafka.tools.reassign.ReassignPartitionsCommand",
+                                            "kafka.admin.ReassignPartitionsCommand"),
         "kafka-cluster": "org.apache.kafka.tools.ClusterTool",
         "kafka-producer-perf-test": "org.apache.kafka.tools.ProducerPerformance",
         "kafka-consumer-perf-test": _first(version, "org.apache.kafka.tools.ConsumerPerformance",
@@ -302,7 +305,8 @@ class Oracle:
         try:
             servers, ports = zookeepers(self.home, 1)
             self.processes += servers
-            self.broker, self.bootstrap = kafka_on_zookeeper(self.home, f"127.0.0.1:{ports[0]}", broker_id)
+            self.zookeeper = f"127.0.0.1:{ports[0]}"
+            self.broker, self.bootstrap = kafka_on_zookeeper(self.home, self.zookeeper, broker_id)
             self.processes.append(self.broker)
             self.broker.start()
         except Exception:

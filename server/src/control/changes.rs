@@ -17,7 +17,7 @@ pub(super) async fn follow(
     client: &Client,
     mut attached: watch::Receiver<Option<mpsc::Sender<Job>>>,
 ) {
-    let watched = [znode::TOPICS, znode::DELETIONS, znode::CONFIG_CHANGES];
+    let watched = [znode::TOPICS, znode::ADMIN, znode::CONFIG_CHANGES];
     let mut watchers = Vec::new();
     for path in watched {
         match client.watch(path, AddWatchMode::PersistentRecursive).await {
@@ -37,13 +37,13 @@ pub(super) async fn follow(
     };
     let Some(mut shard) = shard else { return };
     tell(&mut shard, Change::Everything).await;
-    let [topics, deletions, configs] = &mut watchers[..] else {
+    let [topics, admin, configs] = &mut watchers[..] else {
         return;
     };
     loop {
         let event = tokio::select! {
             event = topics.changed() => event,
-            event = deletions.changed() => event,
+            event = admin.changed() => event,
             event = configs.changed() => event,
         };
         if event.event_type == EventType::Session {
@@ -62,6 +62,9 @@ pub(super) async fn follow(
 /// What an event means; deeper nodes are the controller's own.
 fn change(event: &WatchedEvent) -> Option<Change> {
     let path: &str = &event.path;
+    if [znode::REASSIGNMENTS, znode::ELECTIONS].contains(&path) {
+        return (event.event_type != EventType::NodeDeleted).then_some(Change::Wishes);
+    }
     if path.starts_with(znode::DELETIONS) {
         return (event.event_type == EventType::NodeCreated).then_some(Change::Deletions);
     }
