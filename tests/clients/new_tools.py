@@ -313,6 +313,20 @@ def versions(sides):
     same("ranges without a common version", unusable, [])
 
 
+def moves(sides):
+    """A reassignment where nothing is to be moved, and what cannot be."""
+    topic = sides.topic("moves", 2)
+    file = sides.ringlog.home / f"{topic}.json"
+    known = [{"topic": topic, "partition": partition, "replicas": [BROKER_ID]} for partition in range(2)]
+    missing = [{"topic": topic, "partition": 9, "replicas": [BROKER_ID]}]
+    call = lambda *words, **options: sides.run("kafka-reassign-partitions", *words, **options)
+    for partitions, code in [(known, 0), (missing, None)]:
+        file.write_text(json.dumps({"version": 1, "partitions": partitions}))
+        for word in ["--execute", "--verify"]:
+            call("--reassignment-json-file", file, word, code=code)
+    call("--list", code=0)
+
+
 def others(sides):
     """Commands that a person tries: election, the cluster's id."""
     topic = sides.topic("others")
@@ -354,7 +368,7 @@ def dump_stopped(sides, topic):
 
 def modern(sides):
     topic = run.unique("dumped")
-    for test in [topics, configs, console, groups, members, offsets, log_dirs, perf, verifiable, versions, others]:
+    for test in [topics, configs, console, groups, members, offsets, log_dirs, perf, verifiable, versions, moves, others]:
         yield test.__name__.replace("_", "-"), lambda t=test: compared(sides, t)
     yield "dump-log of a broker that runs", lambda: compared(sides, dump_live, topic)
     yield "dump-log after a clean stop", lambda: compared(sides, dump_stopped, topic)
