@@ -29,11 +29,17 @@ pub(crate) fn batch_at(timestamp_ms: i64, records: usize, value_bytes: usize) ->
 
 /// The batches of the append groups: what a loop that sends one by one makes, and a full one.
 pub(crate) fn batches() -> [(&'static str, Bytes); 2] {
-    [("1 record", batch_of(1, 100)), ("16 KiB", batch_of(15, 1024))]
+    [
+        ("1 record", batch_of(1, 100)),
+        ("16 KiB", batch_of(15, 1024)),
+    ]
 }
 
 /// Both drivers, or the one that can be had here; that and why is told once.
-#[expect(clippy::print_stderr, reason = "a line about the machine, beside criterion's")]
+#[expect(
+    clippy::print_stderr,
+    reason = "a line about the machine, beside criterion's"
+)]
 pub(crate) fn drivers() -> Vec<(&'static str, DriverKind)> {
     let poll = ("poll", DriverKind::Poll);
     match choose(DriverKind::Uring) {

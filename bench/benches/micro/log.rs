@@ -9,8 +9,8 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use ringlog_engine::io::Io;
 use ringlog_engine::io::probe::DriverKind;
 use ringlog_engine::log::{AppendBatch, AppendTime, Log, LogConfig, SegmentFiles};
-use ringlog_engine::record::batch::{self, ProduceLimits};
 use ringlog_engine::record::TimestampType;
+use ringlog_engine::record::batch::{self, ProduceLimits};
 use uuid::Uuid;
 
 use crate::fixture::{Scratch, TIMESTAMP_MS, batch_at, batches, drivers, on_shard};
@@ -151,22 +151,28 @@ pub(crate) fn index(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("index");
     for (driver, kind) in drivers() {
         let filled = Filled::new(kind);
-        group.bench_function(BenchmarkId::new("position of an offset", driver), |bencher| {
-            bencher.iter_custom(|count| {
-                filled.time(count, 0..BATCHES, |log, batch| async move {
-                    let found = log.position_of(offset_of(batch) + 7).await;
-                    black_box(found.expect("the offset is in the log"));
-                })
-            });
-        });
-        group.bench_function(BenchmarkId::new("offset of a timestamp", driver), |bencher| {
-            bencher.iter_custom(|count| {
-                filled.time(count, 0..BATCHES, |log, batch| async move {
-                    let found = log.offset_for_timestamp(TIMESTAMP_MS + batch).await;
-                    black_box(found.expect("the index leads there"));
-                })
-            });
-        });
+        group.bench_function(
+            BenchmarkId::new("position of an offset", driver),
+            |bencher| {
+                bencher.iter_custom(|count| {
+                    filled.time(count, 0..BATCHES, |log, batch| async move {
+                        let found = log.position_of(offset_of(batch) + 7).await;
+                        black_box(found.expect("the offset is in the log"));
+                    })
+                });
+            },
+        );
+        group.bench_function(
+            BenchmarkId::new("offset of a timestamp", driver),
+            |bencher| {
+                bencher.iter_custom(|count| {
+                    filled.time(count, 0..BATCHES, |log, batch| async move {
+                        let found = log.offset_for_timestamp(TIMESTAMP_MS + batch).await;
+                        black_box(found.expect("the index leads there"));
+                    })
+                });
+            },
+        );
     }
     group.finish();
 }

@@ -354,7 +354,9 @@ mod tests {
             allocations,
             copying: 1000.0,
         };
-        baseline.entries.push(Entry::new("append".to_owned(), item, 0.02));
+        baseline
+            .entries
+            .push(Entry::new("append".to_owned(), item, 0.02));
         baseline.costs.push(Cost {
             name: "CPU s/GB".to_owned(),
             value: cost,

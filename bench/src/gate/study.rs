@@ -211,7 +211,9 @@ impl Rates {
     fn lines(&self) -> Vec<String> {
         let alarms = self.false_alarms.told();
         let mut lines = vec![
-            format!("Runs of the same in which any entry regressed: **{alarms}**; at most 5 % may."),
+            format!(
+                "Runs of the same in which any entry regressed: **{alarms}**; at most 5 % may."
+            ),
             String::new(),
             "In brackets Wilson's 95 % interval; changes are of the instructions (CPU time in the \
              last rows of 0 %)."
@@ -292,7 +294,10 @@ mod tests {
         let none = Share::new(0, 40);
         assert!(near(none.low, 0.0) && near(none.high, 0.0876), "{none:?}");
         let half = Share::new(20, 40);
-        assert!(near(half.low, 0.3520) && near(half.high, 0.6480), "{half:?}");
+        assert!(
+            near(half.low, 0.3520) && near(half.high, 0.6480),
+            "{half:?}"
+        );
         let all = Share::new(40, 40);
         assert!(near(all.low, 0.9124) && near(all.high, 1.0), "{all:?}");
     }
