@@ -14,10 +14,21 @@ use ringlog_engine::journal::{Append, Journal, JournalOptions};
 use ringlog_engine::log::{
     AppendBatch, AppendTime, CleanerSettings, CompactionLimits, Log, LogConfig, SegmentFiles,
 };
-use ringlog_engine::record::{TimestampType, batch};
+use ringlog_engine::record::{BatchBuilder, Compression, TimestampType, batch};
 use uuid::Uuid;
 
-use crate::{LIMITS, TIMESTAMP_MS, batch_1, batch_16k, batch_at};
+use crate::{LIMITS, TIMESTAMP_MS, batch_1, batch_16k};
+
+/// A batch of 10 records with this timestamp, whose keys no batch with another number has.
+fn batch_at(timestamp_ms: i64, number: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(Compression::None);
+    for record in 0..10 {
+        let key = format!("key-{number:04}-{record:04}");
+        let appended = builder.append(timestamp_ms, Some(key.as_bytes()), Some(&[0xa5; 100]), &[]);
+        appended.expect("these records are small");
+    }
+    builder.build().expect("it has a record").freeze()
+}
 
 /// Runs `work` on so many logs of its own.
 fn with_logs<F: Future<Output = ()> + 'static>(
@@ -141,8 +152,7 @@ pub(crate) fn offset_of_timestamp(directory: &Path, count: u64) {
     const BATCHES: i64 = 200;
     with_log(directory, LogConfig::default(), move |_, log| async move {
         for number in 0..BATCHES {
-            let batch = batch_at(TIMESTAMP_MS + number, 15, 1024, |_| Vec::new());
-            append(&log, &batch).await;
+            append(&log, &batch_at(TIMESTAMP_MS + number, 0)).await;
         }
         for number in 0..count {
             let timestamp = TIMESTAMP_MS + (number % 64).cast_signed() + 100;
@@ -163,8 +173,7 @@ pub(crate) fn compact_64(directory: &Path, count: u64) {
     };
     with_log(directory, config, move |io, log| async move {
         for number in 0..BATCHES {
-            let key = |record| format!("key-{number:04}-{record:04}").into_bytes();
-            append(&log, &batch_at(TIMESTAMP_MS, 10, 100, key)).await;
+            append(&log, &batch_at(TIMESTAMP_MS, number)).await;
             if number % 8 == 7 {
                 let rolled = log.roll_segment_at(log.end_position()).await;
                 assert!(rolled.expect("the disk takes it"));

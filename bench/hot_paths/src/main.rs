@@ -169,22 +169,12 @@ const LIMITS: ProduceLimits = ProduceLimits {
     zstd_allowed: true,
 };
 
-/// A batch of records that all have the key `key`.
+/// A batch of records that all have the same key.
 fn batch_of(records: usize, value_bytes: usize) -> Bytes {
-    batch_at(TIMESTAMP_MS, records, value_bytes, |_| b"key".to_vec())
-}
-
-/// A batch of records with this timestamp and these keys.
-fn batch_at(
-    timestamp_ms: i64,
-    records: usize,
-    value_bytes: usize,
-    key: impl Fn(usize) -> Vec<u8>,
-) -> Bytes {
     let value = vec![0xa5; value_bytes];
     let mut builder = BatchBuilder::new(Compression::None);
-    for number in 0..records {
-        let appended = builder.append(timestamp_ms, Some(&key(number)), Some(&value), &[]);
+    for _ in 0..records {
+        let appended = builder.append(TIMESTAMP_MS, Some(b"key"), Some(&value), &[]);
         appended.expect("these records are small");
     }
     builder.build().expect("it has a record").freeze()

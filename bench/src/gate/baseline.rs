@@ -303,7 +303,10 @@ fn compare_entry(before: Option<&Entry>, now: &Entry, wider: f64) -> Line {
 }
 
 fn told_copying(entry: &Entry) -> String {
-    let copying = entry.copying.map(|copying| format!("{copying:.1}"));
+    // Adding 0 makes a rounded -0 a 0.
+    let copying = entry
+        .copying
+        .map(|copying| format!("{:.0}", copying.round() + 0.0));
     copying.unwrap_or_else(|| "unknown".to_owned())
 }
 
