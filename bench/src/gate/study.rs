@@ -5,6 +5,9 @@
 //! slow-down must be found in every entry that it was planted in. CPU times are in the runs without a
 //! slow-down only: they alarm at twice the baseline, which 10 % is not.
 
+use std::fs;
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::baseline::{Comparison, Verdict};
@@ -12,7 +15,7 @@ use super::measure;
 use crate::cli::GateArgs;
 use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::report::{Document, say, write_file};
+use crate::report::{SCHEMA, say};
 use crate::transport::Transport;
 
 /// Per cent of more work; the first is the control.
@@ -98,10 +101,55 @@ struct Rates {
     entries: Vec<EntryRates>,
 }
 
+/// `result.json`.
 #[derive(Debug, Serialize)]
 struct StudyResult {
+    schema: &'static str,
+    kind: &'static str,
+    status: &'static str,
+    /// Why it is invalid.
+    reasons: Vec<String>,
+    environment: Environment,
     rates: Rates,
     runs: Vec<StudyRun>,
+}
+
+impl StudyResult {
+    fn new(environment: Environment, runs: Vec<StudyRun>) -> Self {
+        let rates = Rates::of(&runs);
+        let reasons = rates.reasons();
+        Self {
+            schema: SCHEMA,
+            kind: "gate-study",
+            status: match reasons.is_empty() {
+                true => "valid",
+                false => "invalid",
+            },
+            reasons,
+            environment,
+            rates,
+            runs,
+        }
+    }
+
+    /// README.md and result.json.
+    fn write(&self, directory: &Path) -> Result<(), Failure> {
+        let mut readme = vec!["# Error rates of the gate\n".to_owned()];
+        let environment = self.environment.lines();
+        readme.extend(environment.iter().map(|line| format!("- {line}")));
+        readme.push(String::new());
+        readme.extend(self.rates.lines());
+        readme.extend(self.reasons.iter().map(|why| format!("\nFAILED: {why}")));
+        let json = serde_json::to_string_pretty(self)
+            .map_err(|error| Failure::Target(format!("writing JSON: {error}")))?;
+        let write = || {
+            fs::create_dir_all(directory)?;
+            fs::write(directory.join("README.md"), readme.join("\n") + "\n")?;
+            fs::write(directory.join("result.json"), json + "\n")
+        };
+        let what = format!("writing the study into {}", directory.display());
+        write().map_err(Failure::system(what))
+    }
 }
 
 /// Runs the gate `runs` times for each of [`PLANTS`], in turns.
@@ -129,23 +177,14 @@ pub(super) async fn study<T: Transport>(
             done.push(run);
         }
     }
-    let rates = Rates::of(&done);
-    let lines = rates.lines();
-    lines.iter().for_each(|line| say(line));
-    let reasons = rates.reasons();
+    let result = StudyResult::new(environment, done);
+    result.rates.lines().iter().for_each(|line| say(line));
     if let Some(directory) = &args.output {
-        let mut text = vec!["# Error rates of the gate\n".to_owned()];
-        text.extend(environment.lines().iter().map(|line| format!("- {line}")));
-        text.push(String::new());
-        text.extend(lines);
-        text.extend(reasons.iter().map(|reason| format!("\nFAILED: {reason}")));
-        write_file(directory, "README.md", &(text.join("\n") + "\n"))?;
-        let result = StudyResult { rates, runs: done };
-        Document::new("gate-study", environment, reasons.clone(), result).write(directory)?;
+        result.write(directory)?;
     }
-    match reasons.is_empty() {
+    match result.reasons.is_empty() {
         true => Ok(()),
-        false => Err(Failure::Target(reasons.join("; "))),
+        false => Err(Failure::Target(result.reasons.join("; "))),
     }
 }
 
