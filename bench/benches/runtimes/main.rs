@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use meter::Cost;
-use reactors::RUNTIMES;
+use reactors::{RUNTIMES, Trouble};
 use scene::{SCENES, Scene};
 use table::{Row, Table};
 
@@ -137,7 +137,10 @@ fn measure(
                     expected.check(&path).map_err(named)?;
                     costs[at].push(cost);
                 }
-                Err(reason) => {
+                Err(Trouble::Failed(reason)) => {
+                    return Err(format!("{} on {}: {reason}", scene.name, runtime.name));
+                }
+                Err(Trouble::Unavailable(reason)) => {
                     cannot[at] = true;
                     let line = format!("SKIP {} in {:?}: {reason}", runtime.name, scene.name);
                     complain(&line);

@@ -25,6 +25,21 @@ use crate::meter::{Cost, Meter};
 use crate::scene::Scene;
 use crate::told;
 
+/// Why there is no cost.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The runtime cannot be had here.
+    Unavailable(String),
+    /// It could be had, and failed.
+    Failed(String),
+}
+
+impl From<String> for Trouble {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
 /// One way to append.
 #[derive(Clone, Copy)]
 pub(crate) struct Runtime {
@@ -32,11 +47,11 @@ pub(crate) struct Runtime {
     pub(crate) name: &'static str,
     /// Makes no sense without durable answers.
     pub(crate) is_durable_only: bool,
-    /// Appends all of a scene to a new file; an error says why that cannot be had here.
-    pub(crate) run: fn(&Scene, &Path) -> Result<Cost, String>,
+    /// Appends all of a scene to a new file.
+    pub(crate) run: fn(&Scene, &Path) -> Result<Cost, Trouble>,
 }
 
-const fn runtime(name: &'static str, run: fn(&Scene, &Path) -> Result<Cost, String>) -> Runtime {
+const fn runtime(name: &'static str, run: fn(&Scene, &Path) -> Result<Cost, Trouble>) -> Runtime {
     Runtime {
         name,
         is_durable_only: false,
@@ -44,7 +59,7 @@ const fn runtime(name: &'static str, run: fn(&Scene, &Path) -> Result<Cost, Stri
     }
 }
 
-const fn journal(name: &'static str, run: fn(&Scene, &Path) -> Result<Cost, String>) -> Runtime {
+const fn journal(name: &'static str, run: fn(&Scene, &Path) -> Result<Cost, Trouble>) -> Runtime {
     Runtime {
         is_durable_only: true,
         ..runtime(name, run)
@@ -71,18 +86,18 @@ pub(crate) const RUNTIMES: [Runtime; 7] = [
 ];
 
 /// Runs `work` on a shard of ours.
-fn on_shard<F: Future<Output = Result<Cost, String>> + 'static>(
+fn on_shard<F: Future<Output = Result<Cost, Trouble>> + 'static>(
     kind: DriverKind,
     work: impl FnOnce(Io) -> F,
-) -> Result<Cost, String> {
-    choose(kind)?;
-    let io = Io::new(kind).map_err(|error| format!("no driver: {error}"))?;
+) -> Result<Cost, Trouble> {
+    choose(kind).map_err(Trouble::Unavailable)?;
+    let io = Io::new(kind).map_err(|error| Trouble::Unavailable(error.to_string()))?;
     let cost = io.block_on(work(io.clone()));
     io.clear_tasks();
     cost
 }
 
-fn ringlog(kind: DriverKind, scene: &Scene, path: &Path) -> Result<Cost, String> {
+fn ringlog(kind: DriverKind, scene: &Scene, path: &Path) -> Result<Cost, Trouble> {
     let (scene, path) = (scene.clone(), path.to_owned());
     on_shard(kind, |io| async move {
         let failed = |error| told(&path, &error);
@@ -105,7 +120,7 @@ fn ringlog(kind: DriverKind, scene: &Scene, path: &Path) -> Result<Cost, String>
 }
 
 /// As the broker does it in durable mode: the page cache and the journal, and checkpoints.
-fn ringlog_journal(kind: DriverKind, scene: &Scene, path: &Path) -> Result<Cost, String> {
+fn ringlog_journal(kind: DriverKind, scene: &Scene, path: &Path) -> Result<Cost, Trouble> {
     let (scene, path) = (scene.clone(), path.to_owned());
     on_shard(kind, |io| async move {
         let failed = |error| told(&path, &error);
@@ -154,9 +169,10 @@ fn ringlog_journal(kind: DriverKind, scene: &Scene, path: &Path) -> Result<Cost,
     })
 }
 
-fn tokio_uring(scene: &Scene, path: &Path) -> Result<Cost, String> {
-    // It panics where no ring can be had.
-    choose(DriverKind::Uring)?;
+fn tokio_uring(scene: &Scene, path: &Path) -> Result<Cost, Trouble> {
+    // Set up first, since it panics where no ring can be had, and a panic later is another matter.
+    let available = std::panic::catch_unwind(|| tokio_uring::start(async {}));
+    available.map_err(|panic| Trouble::Unavailable(message(&*panic)))?;
     let failed = |error| told(path, &error);
     tokio_uring::start(async {
         let file = tokio_uring::fs::File::create(path).await.map_err(failed)?;
@@ -177,7 +193,14 @@ fn tokio_uring(scene: &Scene, path: &Path) -> Result<Cost, String> {
     })
 }
 
-fn tokio(scene: &Scene, path: &Path) -> Result<Cost, String> {
+/// What a panic said.
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("it panicked: {}", text.unwrap_or("without a message"))
+}
+
+fn tokio(scene: &Scene, path: &Path) -> Result<Cost, Trouble> {
     let failed = |error| told(path, &error);
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.map_err(failed)?.block_on(async {
@@ -202,11 +225,11 @@ const BLOCK: usize = ringlog_engine::io::DIRECT_IO_ALIGNMENT;
 /// Registered for O_DIRECT: less than the usual limit of locked memory, which is 8 MiB.
 const GLOMMIO_BYTES: usize = 1 << 20;
 
-fn glommio(scene: &Scene, path: &Path) -> Result<Cost, String> {
+fn glommio(scene: &Scene, path: &Path) -> Result<Cost, Trouble> {
     let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
     let made = builder.io_memory(GLOMMIO_BYTES).make();
     let executor = made.map_err(|error| {
-        format!("{error} (its ring needs 512 KiB of locked memory: `ulimit -l`, io_uring: `sysctl kernel.io_uring_disabled`)")
+        Trouble::Unavailable(format!("{error} (its ring needs 512 KiB of locked memory: `ulimit -l`, io_uring: `sysctl kernel.io_uring_disabled`)"))
     })?;
     let failed = |error: glommio::GlommioError<()>| told(path, &error);
     executor.run(async {
@@ -230,7 +253,8 @@ fn glommio(scene: &Scene, path: &Path) -> Result<Cost, String> {
             let length = bytes.len();
             let written = file.write_at(buffer, position).await.map_err(failed)?;
             if written != length {
-                return Err(format!("{written} of {length} bytes were written"));
+                let short = format!("{written} of {length} bytes were written");
+                return Err(Trouble::Failed(short));
             }
             if scene.is_durable {
                 file.fdatasync().await.map_err(failed)?;

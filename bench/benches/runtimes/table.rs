@@ -153,7 +153,8 @@ fn environment() -> Vec<(&'static str, String)> {
     let model = model.map_or("unknown", |(_, model)| model);
     let cpus = cpuinfo.lines().filter(|line| line.starts_with("processor"));
     let temporary = std::env::temp_dir();
-    let file_system = output("stat", &["-f", "-c", "%T", &temporary.to_string_lossy()]);
+    let file_system = output("df", &["--output=fstype", &temporary.to_string_lossy()]);
+    let file_system = file_system.lines().next_back().unwrap_or_default();
     let changes = output("git", &["-C", root, "status", "--porcelain", "-uno"]);
     let dirty = if changes.is_empty() { "" } else { "-dirty" };
     let commit = output("git", &["-C", root, "rev-parse", "--short=12", "HEAD"]);
