@@ -5,18 +5,15 @@
 
 use futures_channel::mpsc;
 use futures_util::SinkExt;
-use tokio::sync::watch;
 use zookeeper_client::{AddWatchMode, Client, EventType, SessionState, WatchedEvent};
 
 use crate::metadata::reconcile::{self, Change};
 use crate::metadata::znode;
+use crate::metrics::http::Shards;
 use crate::shard::Job;
 
 /// Ends with the session.
-pub(super) async fn follow(
-    client: &Client,
-    mut attached: watch::Receiver<Option<mpsc::Sender<Job>>>,
-) {
+pub(super) async fn follow(client: &Client, mut attached: Shards) {
     let watched = [znode::TOPICS, znode::ADMIN, znode::CONFIG_CHANGES];
     let mut watchers = Vec::new();
     for path in watched {
@@ -30,12 +27,12 @@ pub(super) async fn follow(
             }
         }
     }
-    let shard = match attached.wait_for(Option::is_some).await {
-        Ok(shard) => shard.clone(),
+    let first = match attached.wait_for(Option::is_some).await {
+        Ok(shards) => shards.iter().flatten().next().cloned(),
         // The broker stops.
         Err(_) => return,
     };
-    let Some(mut shard) = shard else { return };
+    let Some(mut shard) = first else { return };
     tell(&mut shard, Change::Everything).await;
     let [topics, admin, configs] = &mut watchers[..] else {
         return;
