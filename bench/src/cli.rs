@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::compare::{Measure, Side};
 use crate::failure::Failure;
 use crate::fetch::FETCH_BYTES_LIMIT;
+use crate::folder::OutputArgs;
 use crate::phase::Limit;
 use crate::schedule::{Arrival, Pace};
 use crate::target::{Durability, Kind, SpawnArgs};
@@ -20,6 +21,9 @@ pub(crate) struct Cli {
     /// How the generator talks to the kernel
     #[arg(long, global = true, value_enum, default_value = "uring")]
     pub(crate) io: Io,
+    /// Count the broker's system calls too (by perf, needs root): it slows every call of the machine
+    #[arg(long, global = true)]
+    pub(crate) count_system_calls: bool,
     /// What to do
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -77,9 +81,9 @@ pub(crate) struct TargetArgs {
     /// How brokers are started.
     #[command(flatten)]
     pub(crate) spawn_args: SpawnArgs,
-    /// Also write result.json into this folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// The shape of the load.
@@ -245,9 +249,9 @@ pub(crate) struct StartupArgs {
     /// How many starts
     #[arg(long, default_value_t = 10)]
     pub(crate) runs: usize,
-    /// Also write result.json into this folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// `marks`.
@@ -322,9 +326,9 @@ pub(crate) struct SelfTestArgs {
     /// How the broker is started.
     #[command(flatten)]
     pub(crate) spawn_args: SpawnArgs,
-    /// Also write result.json into this folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// `gate`.

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Written into every result.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Environment {
     cpu: String,
     cpus: usize,
@@ -22,7 +22,7 @@ pub(crate) struct Environment {
     /// Of the project, with `-dirty` if the work tree differs.
     commit: String,
     rustc: String,
-    profile: &'static str,
+    profile: String,
     argv: Vec<String>,
     started_utc: String,
 }
@@ -56,7 +56,8 @@ impl Environment {
                 "debug"
             } else {
                 "release"
-            },
+            }
+            .to_owned(),
             argv: std::env::args().collect(),
             started_utc: utc(now_s()),
         }
@@ -159,6 +160,12 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> String {
 fn now_s() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+/// `2026-11-22`.
+pub(crate) fn today() -> String {
+    let now = utc(now_s());
+    now.split('T').next().unwrap_or_default().to_owned()
 }
 
 /// Seconds since 1970 as ISO 8601 (Howard Hinnant: chrono-compatible low-level date algorithms).

@@ -22,8 +22,11 @@ mod compare;
 mod environment;
 mod failure;
 mod fetch;
+mod folder;
 mod frames;
 mod gate;
+mod hdr;
+mod html;
 mod marks;
 mod phase;
 mod produce;
@@ -32,24 +35,27 @@ mod resources;
 mod run;
 mod schedule;
 mod self_test;
+mod series;
 mod startup;
 mod statistics;
+mod table;
 mod target;
 mod transport;
 mod verify;
 mod workload;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command, FetchArgs, Io, ProduceArgs, StartupArgs, TargetArgs};
 use environment::Environment;
 use failure::Failure;
-use report::{Document, Spread, Summary, say};
+use folder::Folder;
+use report::{Document, Measurement, Spread, fields, say};
 use run::{Broker, Run};
 use startup::Start;
 use target::Target;
@@ -57,6 +63,9 @@ use transport::{Epoll, Transport, Uring};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cli.count_system_calls {
+        resources::request_system_calls();
+    }
     let result = match cli.io {
         Io::Uring => transport::run_uring(execute::<Uring>(cli.command)),
         Io::Epoll => transport::run_epoll(execute::<Epoll>(cli.command)),
@@ -113,36 +122,28 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
 
 async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
     let (workload, limit) = args.plan()?;
+    let folder = args.target.output.claim()?;
     let (target, environment) = begin(&args.target).await?;
     let broker = Broker {
         address: target.address,
         pid: target.pid,
     };
     let run = run::produce::<T>(broker, &workload, args.warm_up, limit).await;
-    finish::<T>(
-        "produce",
-        target,
-        environment,
-        run,
-        args.target.output.as_deref(),
-    )
+    let load = ("produce", fields(&workload));
+    finish::<T>(load, target, environment, run, folder.as_ref())
 }
 
 async fn fetch<T: Transport>(args: &FetchArgs) -> Result<(), Failure> {
     let workload = args.workload()?;
+    let folder = args.target.output.claim()?;
     let (target, environment) = begin(&args.target).await?;
     let broker = Broker {
         address: target.address,
         pid: target.pid,
     };
     let run = run::fetch::<T>(broker, &workload, args.fill, args.passes).await;
-    finish::<T>(
-        "fetch",
-        target,
-        environment,
-        run,
-        args.target.output.as_deref(),
-    )
+    let load = ("fetch", fields(&workload));
+    finish::<T>(load, target, environment, run, folder.as_ref())
 }
 
 /// Does nothing to a machine with one CPU.
@@ -166,38 +167,44 @@ async fn begin(args: &TargetArgs) -> Result<(Target, Environment), Failure> {
 struct RunBody {
     io: &'static str,
     target: String,
-    summary: Option<Summary>,
 }
 
 fn finish<T: Transport>(
-    kind: &'static str,
+    (kind, workload): (&'static str, Map<String, Value>),
     target: Target,
     environment: Environment,
     run: Result<Run, Failure>,
-    output: Option<&Path>,
+    folder: Option<&Folder>,
 ) -> Result<(), Failure> {
-    let mut body = RunBody {
+    let body = RunBody {
         io: T::NAME,
         target: target.command.clone(),
-        summary: None,
     };
     let run = match run {
         Ok(run) => run,
         Err(failure) => {
             say(&target.log_tail());
-            if let Some(directory) = output {
-                Document::failed(kind, environment, failure.to_string(), body).write(directory)?;
+            if let Some(folder) = folder {
+                Document::failed(kind, environment, failure.to_string(), body).write(folder)?;
             }
             return Err(failure);
         }
     };
+    let command = target.command.clone();
     target.stop()?;
     for line in run.summary.lines() {
         say(&line);
     }
-    body.summary = Some(run.summary);
-    if let Some(directory) = output {
-        Document::new(kind, environment, run.reasons.clone(), body).write(directory)?;
+    if let Some(folder) = folder {
+        let measurement = Measurement {
+            label: kind.to_owned(),
+            target: command,
+            workload,
+            summary: run.summary,
+        };
+        Document::new(kind, environment, run.reasons.clone(), body)
+            .with_measurements(vec![measurement])
+            .write(folder)?;
     }
     if run.reasons.is_empty() {
         Ok(())
@@ -220,6 +227,7 @@ struct StartupBody {
 
 async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
     pin(args.spawn_args.no_pin)?;
+    let folder = args.output.claim()?;
     let environment = Environment::capture(&args.spawn_args.work_dir());
     let mut starts = Vec::new();
     let mut command = String::new();
@@ -248,7 +256,7 @@ async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
             spread.median, spread.min, spread.max, spread.runs
         ));
     }
-    if let Some(directory) = &args.output {
+    if let Some(folder) = &folder {
         let body = StartupBody {
             io: T::NAME,
             target: command,
@@ -256,7 +264,7 @@ async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
             idle_resident_mib,
             starts,
         };
-        Document::new("startup", environment, Vec::new(), body).write(directory)?;
+        Document::new("startup", environment, Vec::new(), body).write(folder)?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ const POOL_BATCHES_MAX: usize = 64;
 const POOL_BATCHES_MIN: usize = 3;
 
 /// The shape of a load.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub(crate) struct Workload {
     /// The topic; made if it is not there.
     pub(crate) topic: String,
