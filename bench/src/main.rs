@@ -196,12 +196,7 @@ fn finish<T: Transport>(
         say(&line);
     }
     if let Some(folder) = folder {
-        let measurement = Measurement {
-            label: kind.to_owned(),
-            target: command,
-            workload,
-            summary: run.summary,
-        };
+        let measurement = Measurement::new(kind, &command, workload, run.summary);
         Document::new(kind, environment, run.reasons.clone(), body)
             .with_measurements(vec![measurement])
             .write(folder)?;

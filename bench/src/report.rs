@@ -85,6 +85,9 @@ pub(crate) struct Document {
 pub(crate) struct Measurement {
     /// What tells it from the others of the result.
     pub(crate) label: String,
+    /// Measurements of one group are drawn as one line, their histograms added; empty for its own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) group: String,
     /// What was loaded, as a person would start it.
     pub(crate) target: String,
     /// All flags, resolved.
@@ -92,6 +95,30 @@ pub(crate) struct Measurement {
     pub(crate) workload: Map<String, Value>,
     /// The numbers.
     pub(crate) summary: Summary,
+}
+
+impl Measurement {
+    /// Of `target` under a workload that is written with all its settings.
+    pub(crate) fn new(
+        label: &str,
+        target: &str,
+        workload: Map<String, Value>,
+        summary: Summary,
+    ) -> Self {
+        Self {
+            label: label.to_owned(),
+            group: String::new(),
+            target: target.to_owned(),
+            workload,
+            summary,
+        }
+    }
+
+    /// As one of several in `group`.
+    pub(crate) fn in_group(mut self, group: &str) -> Self {
+        group.clone_into(&mut self.group);
+        self
+    }
 }
 
 /// One line of a comparison: the second side divided by the first.

@@ -149,10 +149,25 @@ impl Interval {
         (begin_s, warm_up): (f64, bool),
         per_request: PerRequest,
     ) -> Vec<Self> {
-        let length_s = length.as_secs_f64();
+        let (length_s, elapsed_s) = (length.as_secs_f64(), elapsed.as_secs_f64());
+        let mut recorded = recorded.clone();
+        // The rates of a last interval of milliseconds would be noise: it joins the one before.
+        let rest_s = elapsed_s - recorded.len().saturating_sub(1) as f64 * length_s;
+        if recorded.len() > 1
+            && rest_s < length_s / 4.0
+            && let Some(rest) = recorded.pop()
+            && let Some(last) = recorded.last_mut()
+        {
+            last.add(&rest);
+        }
+        let count = recorded.len();
         let number = |(index, of): (usize, &Recorded)| {
             let from_s = index as f64 * length_s;
-            let duration_s = (elapsed.as_secs_f64() - from_s).clamp(1e-9, length_s);
+            let duration_s = if index + 1 == count {
+                (elapsed_s - from_s).max(1e-9)
+            } else {
+                length_s
+            };
             let begin = (begin_s + from_s, duration_s, warm_up);
             Self::of(of, begin, per_request)
         };
@@ -233,6 +248,23 @@ mod tests {
         assert_eq!(intervals[2].hdr_v2_deflate, "");
         let read = hdr::decode(&intervals[0].hdr_v2_deflate).unwrap();
         assert_eq!(read.len(), 3);
+    }
+
+    #[test]
+    fn a_rest_of_milliseconds_joins_the_last_whole_interval() {
+        let begin = Instant::now();
+        let mut recorder = Recorder::new(begin);
+        for ms in [0, 500, 1003] {
+            recorder.answered(begin + Duration::from_millis(ms), Some(1000));
+        }
+        let per_request = PerRequest {
+            records: 1.0,
+            batch_bytes: 1.0,
+        };
+        let elapsed = Duration::from_millis(1003);
+        let intervals = Interval::all(&recorder.finish(), elapsed, (-5.0, true), per_request);
+        assert_eq!(intervals.len(), 1);
+        assert_eq!((intervals[0].requests, intervals[0].duration_s), (3, 1.003));
     }
 
     #[test]
