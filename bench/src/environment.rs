@@ -92,6 +92,16 @@ impl Environment {
         &self.tool.rustc
     }
 
+    /// `debug` or `release`.
+    pub(crate) fn profile(&self) -> &str {
+        &self.tool.profile
+    }
+
+    /// `2026-11-22T19:24:48Z`.
+    pub(crate) fn started(&self) -> &str {
+        &self.started_utc
+    }
+
     /// `2026-11-22`.
     pub(crate) fn date(&self) -> &str {
         self.started_utc.split('T').next().unwrap_or_default()
