@@ -27,9 +27,11 @@ mod frames;
 mod gate;
 mod hdr;
 mod html;
+mod import;
 mod marks;
 mod phase;
 mod produce;
+mod redraw;
 mod report;
 mod resources;
 mod run;
@@ -66,7 +68,12 @@ fn main() -> ExitCode {
     if cli.count_system_calls {
         resources::request_system_calls();
     }
-    let result = match cli.io {
+    // What loads nothing needs no ring.
+    let io = match cli.command {
+        Command::Report(_) | Command::Import(_) | Command::Env(_) => Io::Epoll,
+        _ => cli.io,
+    };
+    let result = match io {
         Io::Uring => transport::run_uring(execute::<Uring>(cli.command)),
         Io::Epoll => transport::run_epoll(execute::<Epoll>(cli.command)),
     };
@@ -117,6 +124,9 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
             pin(args.spawn_args.no_pin)?;
             gate::gate::<T>(&args).await
         }
+        Command::Report(args) => redraw::report(&args),
+        Command::Import(args) => import::import(&args),
+        Command::Env(args) => redraw::env(&args),
     }
 }
 

@@ -86,7 +86,11 @@ impl Line {
         let after = self.points.iter().position(|(at, _)| *at >= nines - 1e-9)?;
         let (to, high) = self.points[after];
         let (from, low) = self.points[after.saturating_sub(1)];
-        let share = if to > from { (nines - from) / (to - from) } else { 1.0 };
+        let share = if to > from {
+            (nines - from) / (to - from)
+        } else {
+            1.0
+        };
         Some(low + (high - low) * share)
     }
 }
