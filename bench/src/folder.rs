@@ -180,8 +180,9 @@ fn is_ours(path: &Path) -> bool {
 impl Document {
     /// Writes the folder of this result.
     pub(crate) fn write(mut self, folder: &Folder) -> Result<(), Failure> {
-        if let Some(name) = &folder.name {
-            self.name.clone_from(name);
+        let own = || Some(folder.path.file_name()?.to_string_lossy().into_owned());
+        if let Some(name) = folder.name.clone().or_else(own) {
+            self.name = name;
         }
         let mut files = vec![("README.md", self.readme_text().into_bytes())];
         if let Some(environment) = &self.environment {

@@ -24,6 +24,8 @@ const SCRIPT: &str = include_str!("html/page.js");
 const LINES_MAX: usize = 8;
 /// Measurements whose own charts are drawn; a page of more would be megabytes of drawings.
 const DETAILED_MAX: usize = 24;
+/// So many or more are folded together.
+const FOLDED_MIN: usize = 6;
 
 /// The whole page.
 pub(crate) fn page(documents: &[Document]) -> String {
@@ -33,12 +35,10 @@ pub(crate) fn page(documents: &[Document]) -> String {
     for document in documents {
         body.push_str(&sections::header(document, documents.len() > 1));
     }
-    body.push_str(&overview(documents));
-    for document in documents {
-        for table in &document.tables {
-            body.push_str(&sections::table(table));
-        }
+    for table in documents.iter().flat_map(|document| &document.tables) {
+        body.push_str(&sections::table(table));
     }
+    body.push_str(&overview(documents));
     body.push_str(&measurements(documents));
     body.push_str(&sections::environments(documents));
     body.push_str(&sections::raw(documents));
@@ -82,13 +82,11 @@ fn overview(documents: &[Document]) -> String {
         figures.extend(curves::effects(&document.effects));
         figures.extend(document.sweeps.iter().filter_map(curves::sweep));
     }
-    let mut html = String::new();
-    if all.len() > 1 {
-        html.push_str(&sections::summaries(&all));
-        figures.extend(together(&all));
+    if all.len() < 2 {
+        return grid(&figures);
     }
-    html.push_str(&grid(&figures));
-    html
+    figures.extend(together(&all));
+    grid(&figures) + &sections::summaries(&all)
 }
 
 fn grid(figures: &[Figure]) -> String {
@@ -172,17 +170,21 @@ fn measurements(documents: &[Document]) -> String {
             } else {
                 figures.as_str()
             };
-            html.push_str(&format!(
-                "<details class=\"fold\"><summary>{}</summary>\n{figures}{tables}</details>\n",
-                escape(&name)
-            ));
+            html.push_str(&fold(&name, &format!("{figures}{tables}")));
         }
     }
-    match (count, html.is_empty()) {
-        (_, true) => html,
-        (1, _) => html,
+    match count {
+        0 | 1 => html,
+        count if count > FOLDED_MIN => fold(&format!("Each of the {count} measurements"), &html),
         _ => format!("<h2>Each measurement</h2>\n{html}"),
     }
+}
+
+fn fold(name: &str, html: &str) -> String {
+    format!(
+        "<details class=\"fold\"><summary>{}</summary>\n{html}</details>\n",
+        escape(name)
+    )
 }
 
 fn own(measurement: &Measurement) -> Vec<Figure> {

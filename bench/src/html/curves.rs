@@ -131,6 +131,21 @@ fn rows(point: &Point) -> Vec<(String, String)> {
     rows
 }
 
+/// Changes of round shares, the two largest that fit, and none.
+fn ticks(reach: f64) -> Vec<f64> {
+    let shares = [
+        0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 9.0,
+    ];
+    let fitting = shares
+        .iter()
+        .map(|share: &f64| share.ln_1p())
+        .filter(|tick| *tick <= reach * 0.97);
+    let fitting: Vec<_> = fitting.collect();
+    let largest = &fitting[fitting.len().saturating_sub(2)..];
+    let below = largest.iter().rev().map(|tick| -tick);
+    below.chain([0.0]).chain(largest.iter().copied()).collect()
+}
+
 /// One bar for each measure: the ratio, its interval, and what could have been found.
 pub(super) fn effects(effects: &[Effect]) -> Option<Figure> {
     let edges = effects.iter().flat_map(|of| [of.low, of.high, of.ratio]);
@@ -144,7 +159,7 @@ pub(super) fn effects(effects: &[Effect]) -> Option<Figure> {
         .max((1.0 + margin).ln() * 3.0)
         .max(0.01)
         .min(10f64.ln());
-    let row = 56.0;
+    let row = 72.0;
     let (left, right, top) = (24.0, 536.0, 18.0);
     let bottom = top + row * effects.len() as f64;
     let x = Axis::linear((-reach, reach), (left, right));
@@ -162,14 +177,13 @@ pub(super) fn effects(effects: &[Effect]) -> Option<Figure> {
             super::svg::short(change)
         )
     };
-    let ticks = [-1.0, -0.5, 0.0, 0.5, 1.0].map(|share| share * reach * 0.9);
-    for tick in ticks {
+    for tick in ticks(reach) {
         drawing.line((x.at(tick), top), (x.at(tick), bottom), "grid");
         drawing.text((x.at(tick), bottom + 18.0), "middle", &label(tick));
     }
     drawing.line((x.at(0.0), top), (x.at(0.0), bottom), "axis");
     for (index, of) in effects.iter().enumerate() {
-        let y = top + row * (index as f64 + 0.72);
+        let y = top + row * (index as f64 + 0.8);
         let series = match of.verdict.as_str() {
             "faster" => 2,
             "slower" => 3,
@@ -189,7 +203,7 @@ pub(super) fn effects(effects: &[Effect]) -> Option<Figure> {
             label(of.high.ln()),
             of.verdict
         );
-        drawing.text((right, y - 18.0), "end", &told);
+        drawing.text((left, y - 15.0), "start", &told);
         let detectable = of.detectable_share.ln_1p().min(reach);
         for side in [-1.0, 1.0] {
             let at = x.at(side * detectable);

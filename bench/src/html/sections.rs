@@ -161,8 +161,8 @@ pub(super) fn summaries(all: &[(String, &Measurement)]) -> String {
         "max",
         "CPU/request",
         "CPU s/GB",
-        "ring entries/record",
-        "device bytes/byte",
+        "ring entries / record",
+        "device bytes / byte",
         "memory, max",
     ];
     let grouped = all.iter().any(|(_, of)| !of.group.is_empty());
@@ -387,7 +387,7 @@ fn costs(summary: &Summary) -> String {
             "-".to_owned(),
         ],
     ];
-    grid(&["", "broker", "generator"], &rows)
+    grid(&["", "broker", "generator"], &rows).replacen("scroll card", "scroll card costs", 1)
 }
 
 fn pairs(rows: &[Vec<String>]) -> String {

@@ -25,7 +25,7 @@ pub(super) fn shade(drawing: &mut Drawing, x: &Axis, (top, bottom): (f64, f64)) 
     if x.low < 0.0 {
         drawing.rect((x.at(x.low), top), (x.at(0.0), bottom), "warm");
         if x.at(0.0) - LEFT > 55.0 {
-            drawing.text((LEFT + 6.0, top + 14.0), "start faint", "warm-up");
+            drawing.text((LEFT + 6.0, bottom - 7.0), "start faint", "warm-up");
         }
     }
 }
