@@ -220,7 +220,7 @@ async fn run_all<T: Transport>(
             if matches!(spec, Side::Running(..)) {
                 workload.topic = format!("{}-{pair}", workload.topic); // its log must begin empty
             }
-            let done = run::produce::<T>(broker, &workload, args.load.warm_up, limit).await;
+            let done = run::produce::<T>(broker, &workload, args.load.pace.warm_up, limit).await;
             let done = done.inspect_err(|_| say(&target.log_tail()))?;
             let of = format!("{side} {}/{}", pair + 1, args.pairs);
             let summary = done.summary;

@@ -21,8 +21,11 @@ pub(crate) enum Failure {
         /// Requests that it owes an answer.
         in_flight: usize,
     },
+    /// It closed the connection on the very first request.
+    #[error("the connection was closed on the first request (ApiVersions): is this a Kafka broker?")]
+    Hangup,
     /// The broker answered with an error code.
-    #[error("{what}: the broker answered with Kafka error code {code}")]
+    #[error("{what}: the broker answered with {}", kafka_error(*code))]
     Answer {
         /// The request.
         what: String,
@@ -67,6 +70,7 @@ impl Failure {
     /// The program's exit code.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::Usage(_) => 2,
             Self::Slower(_) => 3,
             Self::CannotTell(_) => 4,
             _ => 1,
@@ -77,5 +81,22 @@ impl Failure {
     pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::System { what, source }
+    }
+}
+
+/// Kafka's name of an error code (`Errors.java`), and what it means for a load.
+fn kafka_error(code: i16) -> String {
+    let hint = match code {
+        3 => ": the topic is not there, or no longer",
+        27 => ": others joined or left the group",
+        35 => ": the broker does not serve this version of the request",
+        41 => ": it is not the controller",
+        45 => ": a batch of the producer is missing",
+        56 => ": its disk failed or is full, see its log",
+        _ => "",
+    };
+    match kafka_protocol::error::ResponseError::try_from_code(code) {
+        Some(error) => format!("{error:?} ({code}){hint}"),
+        None => format!("error code {code}"),
     }
 }

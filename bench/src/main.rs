@@ -25,8 +25,10 @@ mod fetch;
 mod frames;
 mod gate;
 mod marks;
+mod patch;
 mod phase;
 mod produce;
+mod records;
 mod report;
 mod resources;
 mod run;
@@ -118,7 +120,7 @@ async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
         address: target.address,
         pid: target.pid,
     };
-    let run = run::produce::<T>(broker, &workload, args.warm_up, limit).await;
+    let run = run::produce::<T>(broker, &workload, args.pace.warm_up, limit).await;
     finish::<T>(
         "produce",
         target,

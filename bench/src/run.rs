@@ -48,12 +48,13 @@ pub(crate) async fn produce<T: Transport>(
         };
         producers.phase(limit).await?;
     }
+    let bytes_before = producers.bytes();
     let meter = Meter::start(broker.pid)?;
     let counted = producers.phase(limit).await?;
     let resources = meter.stop()?;
     let amounts = (
         counted.requests * workload.records_per_batch as u64,
-        counted.requests * producers.batch_bytes() as u64,
+        producers.bytes() - bytes_before,
     );
     let open_loop = workload.pace != Pace::Closed;
     let mut summary = Summary::new(&counted, amounts, open_loop, resources);
@@ -100,7 +101,7 @@ pub(crate) async fn fetch<T: Transport>(
         connections: workload.connections,
         bytes_max: workload.fetch_bytes_max,
         passes,
-        catalog: workload.verify.then(|| producers.catalog()),
+        content: workload.verify.then(|| producers.content()),
         writers: filler.connections,
     };
     fetch_all::<T>(broker.address, plan(1)).await?;
