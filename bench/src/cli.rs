@@ -1,6 +1,7 @@
 //! The command line: flags in human units, one struct for each subcommand.
 
 mod load;
+pub(crate) mod preset;
 mod values;
 
 use std::path::PathBuf;
@@ -9,21 +10,32 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use load::{LoadArgs, PaceArgs, ProduceArgs, Rate};
-use values::{bytes, duration, share};
+use values::{bytes, count, duration, share};
 
 use crate::compare::{Measure, Side};
 use crate::failure::Failure;
 use crate::fetch::FETCH_BYTES_LIMIT;
+use crate::live::{CatchUp, Readers};
+use crate::phase::Limit;
 use crate::target::{Durability, Kind, SpawnArgs};
+use crate::tutorial::Driver;
 use crate::workload::Workload;
 
 /// Loads a Kafka broker and tells what it cost; a run that lost, doubled or reordered a message fails
 #[derive(Debug, Parser)]
-#[command(name = "ringlog-bench", version, max_term_width = 100)]
+#[command(
+    name = "ringlog-bench",
+    version,
+    max_term_width = 100,
+    args_override_self = true
+)]
 pub(crate) struct Cli {
     /// How the generator talks to the kernel
     #[arg(long, global = true, value_enum, default_value = "uring")]
     pub(crate) io: Io,
+    /// Tell no progress
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
     /// What to do
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -41,7 +53,11 @@ pub(crate) enum Io {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Produce pre-built batches over many connections
+    /// Producers and consumer groups together, or what --preset names
+    Run(RunArgs),
+    /// The tutorial's loop at several scales, on several brokers, with several clients
+    Tutorial(TutorialArgs),
+    /// Produce batches over many connections
     Produce(ProduceArgs),
     /// Fill a topic, then read it from the page cache
     Fetch(FetchArgs),
@@ -82,6 +98,92 @@ pub(crate) struct TargetArgs {
     #[command(flatten)]
     pub(crate) spawn_args: SpawnArgs,
     /// Also write result.json into this folder
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `run`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    /// A load by name, to which other flags add: tutorial, tailing, fan-out, catch-up, catch-up-cold,
+    /// many-partitions
+    // Expanded before the flags are read.
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// The load.
+    #[command(flatten)]
+    pub(crate) load: ProduceArgs,
+    /// Groups, each of which reads everything
+    #[arg(long, default_value_t = 1)]
+    pub(crate) groups: usize,
+    /// Members of each group
+    #[arg(long, default_value_t = 1)]
+    pub(crate) consumers: usize,
+    /// Bytes that a consumer asks for at once (max.partition.fetch.bytes)
+    #[arg(long, value_parser = bytes, default_value = "1MiB")]
+    pub(crate) fetch_bytes: u64,
+    /// First fill the topic, then let the groups read it: from the page cache (hot) or the device (cold)
+    #[arg(long, value_enum)]
+    pub(crate) catch_up: Option<CatchUp>,
+    /// Bytes of batches to fill the topic with
+    #[arg(long, value_parser = bytes, default_value = "256MiB", requires = "catch_up")]
+    pub(crate) fill: u64,
+}
+
+impl RunArgs {
+    /// The load, its end, and who reads.
+    pub(crate) fn plan(&self) -> Result<(Workload, Limit, Readers), Failure> {
+        let (mut workload, limit) = self.load.plan()?;
+        for (name, value, most) in [("--groups", self.groups, 1000), ("--consumers", self.consumers, 1000)] {
+            if value == 0 || value > most {
+                return Err(Failure::Usage(format!("{name} must be 1 to {most}, not {value}")));
+            }
+        }
+        if self.catch_up.is_none() {
+            workload.stamped = true;
+            workload.check()?;
+        }
+        let bytes = i32::try_from(self.fetch_bytes).unwrap_or(i32::MAX);
+        let readers = Readers {
+            groups: self.groups,
+            consumers: self.consumers,
+            fetch_bytes_max: bytes.min(FETCH_BYTES_LIMIT),
+        };
+        Ok((workload, limit, readers))
+    }
+}
+
+/// `tutorial`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TutorialArgs {
+    /// ringlog[=FILE], kafka[=VERSION] or HOST:PORT[@PID]; several give several rows
+    #[arg(long, value_delimiter = ',', default_value = "ringlog")]
+    pub(crate) target: Vec<Side>,
+    /// How many times the loop's messages: 1,10,100,1000
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub(crate) scale: Vec<u64>,
+    /// Who runs the loop
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "native")]
+    pub(crate) driver: Vec<Driver>,
+    /// Messages of the loop
+    #[arg(long, value_parser = count, default_value = "1000")]
+    pub(crate) messages: u64,
+    /// What acks=all is to mean in a broker that is started; the loop has acks=1
+    #[arg(long, value_enum, default_value = "durable")]
+    pub(crate) durability: Durability,
+    /// How brokers are started.
+    #[command(flatten)]
+    pub(crate) spawn_args: SpawnArgs,
+    /// What installs the literal clients
+    #[arg(long, value_name = "FILE", default_value = "bench/drivers/prepare")]
+    pub(crate) driver_script: PathBuf,
+    /// Seed of what is random
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Do not read the logs back
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// Also write README.md and result.json into this folder
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
 }

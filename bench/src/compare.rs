@@ -18,7 +18,7 @@ use crate::report::{Document, Spread, Summary, say, write_file};
 use crate::run::{self, Broker};
 use crate::startup;
 use crate::statistics::{PAIRS_MIN, Ratio, Verdict};
-use crate::target::{Kind, Target};
+use crate::target::{Durability, Kind, SpawnArgs, Target};
 use crate::transport::Transport;
 use crate::workload::Workload;
 
@@ -211,7 +211,8 @@ async fn run_all<T: Transport>(
         };
         for side in order {
             let spec = if side == 'A' { &args.a } else { &args.b };
-            let target = start::<T>(spec, args).await?;
+            let on = &args.load.target;
+            let target = start::<T>(spec, on.durability, &on.spawn_args).await?;
             let broker = Broker {
                 address: target.address,
                 pid: target.pid,
@@ -241,8 +242,12 @@ async fn run_all<T: Transport>(
 }
 
 /// A broker that answers.
-async fn start<T: Transport>(side: &Side, args: &CompareArgs) -> Result<Target, Failure> {
-    let mut spawn_args = args.load.target.spawn_args.clone();
+pub(crate) async fn start<T: Transport>(
+    side: &Side,
+    durability: Durability,
+    spawn_args: &SpawnArgs,
+) -> Result<Target, Failure> {
+    let mut spawn_args = spawn_args.clone();
     let kind = match side {
         Side::Running(address, pid) => return Target::foreign(address, *pid),
         Side::Ringlog(binary) => {
@@ -256,7 +261,7 @@ async fn start<T: Transport>(side: &Side, args: &CompareArgs) -> Result<Target, 
             Kind::Kafka
         }
     };
-    let target = Target::spawn(kind, args.load.target.durability, &spawn_args).await?;
+    let target = Target::spawn(kind, durability, &spawn_args).await?;
     startup::first_answer::<T>(&target).await?;
     Ok(target)
 }

@@ -1,5 +1,6 @@
 //! Why a run is no result: one enum, told once by `main`, always with a non-zero exit code.
 
+use crate::report::Summary;
 use crate::verify::Violation;
 
 /// What ended a run.
@@ -58,6 +59,14 @@ pub(crate) enum Failure {
     /// A comparison has no answer.
     #[error("cannot tell whether B differs: {0}; more --pairs or a longer --duration may")]
     CannotTell(&'static str),
+    /// It ended a measured phase; what was counted until then.
+    #[error("{failure}")]
+    Partial {
+        /// Why.
+        failure: Box<Failure>,
+        /// What it had measured.
+        summary: Box<Summary>,
+    },
     /// SIGINT or SIGTERM.
     #[error("interrupted: no result")]
     Interrupted,
@@ -70,10 +79,19 @@ impl Failure {
     /// The program's exit code.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::Partial { failure, .. } => failure.exit_code(),
             Self::Usage(_) => 2,
             Self::Slower(_) => 3,
             Self::CannotTell(_) => 4,
             _ => 1,
+        }
+    }
+
+    /// The failure itself, and what had been measured.
+    pub(crate) fn into_parts(self) -> (Self, Option<Summary>) {
+        match self {
+            Self::Partial { failure, summary } => (*failure, Some(*summary)),
+            failure => (failure, None),
         }
     }
 

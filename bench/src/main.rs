@@ -18,16 +18,21 @@
 
 mod cli;
 mod client;
+mod commands;
 mod compare;
+mod consume;
 mod environment;
 mod failure;
 mod fetch;
 mod frames;
 mod gate;
+mod group;
+mod live;
 mod marks;
 mod patch;
 mod phase;
 mod produce;
+mod progress;
 mod records;
 mod report;
 mod resources;
@@ -38,27 +43,36 @@ mod startup;
 mod statistics;
 mod target;
 mod transport;
+mod tutorial;
 mod verify;
 mod workload;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{Cli, Command, FetchArgs, Io, ProduceArgs, StartupArgs, TargetArgs};
+use cli::{Cli, Command, Io, StartupArgs, TargetArgs};
 use environment::Environment;
 use failure::Failure;
-use report::{Document, Spread, Summary, say};
-use run::{Broker, Run};
+use report::{Document, Spread, say};
 use startup::Start;
 use target::Target;
 use transport::{Epoll, Transport, Uring};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let words = match cli::preset::expand(std::env::args().collect()) {
+        Ok(words) => words,
+        Err(what) => {
+            complain(&Failure::Usage(what));
+            return ExitCode::from(2);
+        }
+    };
+    let cli = Cli::parse_from(words);
+    if cli.quiet {
+        progress::be_quiet();
+    }
     let result = match cli.io {
         Io::Uring => transport::run_uring(execute::<Uring>(cli.command)),
         Io::Epoll => transport::run_epoll(execute::<Epoll>(cli.command)),
@@ -91,8 +105,13 @@ async fn execute<T: Transport>(command: Command) -> Result<(), Failure> {
 
 async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Produce(args) => produce::<T>(&args).await,
-        Command::Fetch(args) => fetch::<T>(&args).await,
+        Command::Run(args) => commands::run::<T>(&args).await,
+        Command::Tutorial(args) => {
+            pin(args.spawn_args.no_pin)?;
+            tutorial::tutorial::<T>(&args).await
+        }
+        Command::Produce(args) => commands::produce::<T>(&args).await,
+        Command::Fetch(args) => commands::fetch::<T>(&args).await,
         Command::Startup(args) => startup::<T>(&args).await,
         Command::Marks(args) => {
             pin(args.spawn_args.no_pin)?;
@@ -113,40 +132,6 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
     }
 }
 
-async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
-    let (workload, limit) = args.plan()?;
-    let (target, environment) = begin(&args.target).await?;
-    let broker = Broker {
-        address: target.address,
-        pid: target.pid,
-    };
-    let run = run::produce::<T>(broker, &workload, args.pace.warm_up, limit).await;
-    finish::<T>(
-        "produce",
-        target,
-        environment,
-        run,
-        args.target.output.as_deref(),
-    )
-}
-
-async fn fetch<T: Transport>(args: &FetchArgs) -> Result<(), Failure> {
-    let workload = args.workload()?;
-    let (target, environment) = begin(&args.target).await?;
-    let broker = Broker {
-        address: target.address,
-        pid: target.pid,
-    };
-    let run = run::fetch::<T>(broker, &workload, args.fill, args.passes).await;
-    finish::<T>(
-        "fetch",
-        target,
-        environment,
-        run,
-        args.target.output.as_deref(),
-    )
-}
-
 /// Does nothing to a machine with one CPU.
 fn pin(no_pin: bool) -> Result<(), Failure> {
     if !no_pin {
@@ -162,53 +147,6 @@ async fn begin(args: &TargetArgs) -> Result<(Target, Environment), Failure> {
         None => Target::spawn(args.spawn, args.durability, &args.spawn_args).await?,
     };
     Ok((target, Environment::capture(&args.spawn_args.work_dir())))
-}
-
-#[derive(Serialize)]
-struct RunBody {
-    io: &'static str,
-    target: String,
-    summary: Option<Summary>,
-}
-
-fn finish<T: Transport>(
-    kind: &'static str,
-    target: Target,
-    environment: Environment,
-    run: Result<Run, Failure>,
-    output: Option<&Path>,
-) -> Result<(), Failure> {
-    let mut body = RunBody {
-        io: T::NAME,
-        target: target.command.clone(),
-        summary: None,
-    };
-    let run = match run {
-        Ok(run) => run,
-        Err(failure) => {
-            say(&target.log_tail());
-            if let Some(directory) = output {
-                Document::failed(kind, environment, failure.to_string(), body).write(directory)?;
-            }
-            return Err(failure);
-        }
-    };
-    target.stop()?;
-    for line in run.summary.lines() {
-        say(&line);
-    }
-    body.summary = Some(run.summary);
-    if let Some(directory) = output {
-        Document::new(kind, environment, run.reasons.clone(), body).write(directory)?;
-    }
-    if run.reasons.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Target(format!(
-            "INVALID: {}",
-            run.reasons.join("; ")
-        )))
-    }
 }
 
 #[derive(Serialize)]

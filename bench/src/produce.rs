@@ -15,6 +15,7 @@ use crate::fetch::{FETCH_BYTES_MAX, Reader};
 use crate::frames::{self, parse_produce};
 use crate::patch::Fields;
 use crate::phase::{Counted, Limit, Pending, Phase, Window, wait_until};
+use crate::progress;
 use crate::records::{Form, Sent};
 use crate::schedule::Schedule;
 use crate::transport::{Connection, Transport};
@@ -132,6 +133,7 @@ impl<T: Transport> Producers<T> {
     pub(crate) async fn phase(&mut self, limit: Limit) -> Result<Counted, Failure> {
         self.phases += 1;
         let phase = Phase::begin(limit);
+        progress::follow(&phase);
         let mut tasks = Vec::new();
         for mut producer in self.producers.drain(..) {
             let shared = Shared {
@@ -282,7 +284,10 @@ impl<T: Transport> Producers<T> {
     }
 
     /// Where the logs end; with acks=0 only waiting can tell that all is there.
-    async fn settled_ends(&self, client: &mut Client<T::Connection>) -> Result<Vec<i64>, Failure> {
+    pub(crate) async fn settled_ends(
+        &self,
+        client: &mut Client<T::Connection>,
+    ) -> Result<Vec<i64>, Failure> {
         let (topic, partitions) = (&self.workload.topic, self.workload.partitions);
         let mut ends = client.log_end_offsets(topic, partitions).await?;
         if self.workload.acks == 0 {

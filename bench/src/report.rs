@@ -127,7 +127,8 @@ impl Latency {
         self.p99_us
     }
 
-    fn line(&self, name: &str) -> String {
+    /// For a person.
+    pub(crate) fn line(&self, name: &str) -> String {
         format!(
             "{name:<12} min {:.0} us, p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us",
             self.min_us, self.p50_us, self.p90_us, self.p99_us, self.p99_9_us, self.max_us

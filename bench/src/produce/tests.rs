@@ -226,7 +226,8 @@ async fn load<T: Transport>(fault: Fault, workload: Workload) -> Result<run::Run
         address: serve(fault),
         pid: Some(std::process::id()),
     };
-    run::produce::<T>(broker, &workload, std::time::Duration::ZERO, LIMIT).await
+    let run = run::produce::<T>(broker, &workload, std::time::Duration::ZERO, LIMIT).await;
+    run.map_err(|failure| failure.into_parts().0)
 }
 
 #[test]
