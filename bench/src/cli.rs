@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use load::{LoadArgs, PaceArgs, ProduceArgs, Rate};
+pub(crate) use load::{LoadArgs, MaxArgs, ProduceArgs, Rate, RatedArgs, SweepArgs};
 use values::{bytes, count, duration, share};
 
 use crate::compare::{Measure, Side};
@@ -59,6 +59,10 @@ pub(crate) enum Command {
     Tutorial(TutorialArgs),
     /// Produce batches over many connections
     Produce(ProduceArgs),
+    /// The same load at several rates
+    Sweep(SweepArgs),
+    /// The highest rate that keeps a latency objective
+    Max(MaxArgs),
     /// Fill a topic, then read it from the page cache
     Fetch(FetchArgs),
     /// Time from the start of the broker to its first acknowledged produce, and its idle memory

@@ -41,6 +41,7 @@ mod schedule;
 mod self_test;
 mod startup;
 mod statistics;
+mod sweep;
 mod target;
 mod transport;
 mod tutorial;
@@ -111,6 +112,8 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
             tutorial::tutorial::<T>(&args).await
         }
         Command::Produce(args) => commands::produce::<T>(&args).await,
+        Command::Sweep(args) => sweep::sweep::<T>(&args).await,
+        Command::Max(args) => sweep::max::<T>(&args).await,
         Command::Fetch(args) => commands::fetch::<T>(&args).await,
         Command::Startup(args) => startup::<T>(&args).await,
         Command::Marks(args) => {

@@ -283,25 +283,27 @@ impl<T: Transport> Producers<T> {
         })
     }
 
-    /// Where the logs end; with acks=0 only waiting can tell that all is there.
+    /// Where the logs end. What is not acknowledged (acks=0), or only by the leader (acks=1), may still
+    /// be on its way to where consumers see it: that is waited for.
     pub(crate) async fn settled_ends(
         &self,
         client: &mut Client<T::Connection>,
     ) -> Result<Vec<i64>, Failure> {
         let (topic, partitions) = (&self.workload.topic, self.workload.partitions);
         let mut ends = client.log_end_offsets(topic, partitions).await?;
-        if self.workload.acks == 0 {
-            let sent: u64 = self.producers.iter().map(|producer| producer.sent).sum();
-            let records = sent * self.workload.records_per_batch as u64;
-            let expected =
-                self.begin_offsets.iter().sum::<i64>() + i64::try_from(records).unwrap_or(i64::MAX);
-            for _ in 0..200 {
+        if self.workload.acks != -1 {
+            let records = self.batches() * self.workload.records_per_batch as u64;
+            let begin = self.begin_offsets.iter().sum::<i64>();
+            let expected = begin + i64::try_from(records).unwrap_or(i64::MAX);
+            for _ in 0..2000 {
                 if ends.iter().sum::<i64>() >= expected {
                     break;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await; // a poll, at most 10 s
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await; // a poll, at most 10 s
                 ends = client.log_end_offsets(topic, partitions).await?;
             }
+        }
+        if self.workload.acks == 0 {
             return Ok(ends);
         }
         for (ledger, end) in self.ledgers.borrow().iter().zip(&ends) {

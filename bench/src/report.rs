@@ -99,6 +99,8 @@ pub(crate) struct Latency {
     p99_us: f64,
     p99_9_us: f64,
     max_us: f64,
+    #[serde(skip)]
+    histogram: Histogram<u64>,
 }
 
 impl Latency {
@@ -114,7 +116,13 @@ impl Latency {
             p99_us: us(histogram.value_at_quantile(0.99)),
             p99_9_us: us(histogram.value_at_quantile(0.999)),
             max_us: us(histogram.max()),
+            histogram: histogram.clone(),
         }
+    }
+
+    /// Any quantile, 0 to 1.
+    pub(crate) fn at_us(&self, quantile: f64) -> f64 {
+        self.histogram.value_at_quantile(quantile) as f64 / 1e3
     }
 
     /// The middle.

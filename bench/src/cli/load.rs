@@ -8,12 +8,15 @@ use clap::Args;
 use ringlog_engine::record::Compression;
 
 use super::TargetArgs;
-use super::values::{acks, bytes, compression, count, duration, keys, rate, sizes};
+use super::values::{
+    Grid, acks, bytes, compression, count, duration, grid, keys, precision, rate, rate_number, sizes,
+};
 use crate::failure::Failure;
 use crate::frames::PRODUCE_VERSION;
 use crate::phase::Limit;
 use crate::records::{Keys, Values, read_lines};
 use crate::schedule::{Arrival, Pace};
+use crate::sweep::{Objective, objective};
 use crate::workload::{Build, Workload, records_that_fit};
 
 /// The shape of the load.
@@ -183,6 +186,60 @@ impl ProduceArgs {
         let limit = self.pace.limit(&workload);
         Ok((workload, limit))
     }
+}
+
+/// A load whose rate is somebody else's.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RatedArgs {
+    /// The broker.
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// The load.
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Its pace.
+    #[command(flatten)]
+    pub(crate) pace: PaceArgs,
+}
+
+impl RatedArgs {
+    /// The load at a rate.
+    pub(crate) fn workload(&self, rate: f64) -> Result<Workload, Failure> {
+        let mut workload = self.load.workload()?;
+        self.pace.apply(Rate::PerSecond(rate), &mut workload);
+        Ok(workload)
+    }
+}
+
+/// `sweep`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SweepArgs {
+    /// The load at each rate.
+    #[command(flatten)]
+    pub(crate) rated: RatedArgs,
+    /// Requests a second: 1k,5k,10k or 1k..100k:x2 or 1k..5k:+500
+    #[arg(long, value_name = "GRID", value_parser = grid)]
+    pub(crate) rate: Grid,
+}
+
+/// `max`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MaxArgs {
+    /// The load at each rate.
+    #[command(flatten)]
+    pub(crate) rated: RatedArgs,
+    /// What latency, counted from the intended time, must keep: p99<5ms
+    #[arg(long, value_parser = objective)]
+    pub(crate) slo: Objective,
+    /// The first rate, requests a second
+    #[arg(long, value_parser = rate_number, default_value = "1k")]
+    pub(crate) from: f64,
+    /// How near to the limit the search goes: 5%
+    #[arg(long, value_name = "PERCENT", value_parser = precision, default_value = "5%")]
+    pub(crate) precision: f64,
+    /// How often the rate that was found must keep the objective again
+    #[arg(long, default_value_t = 3)]
+    pub(crate) confirmations: usize,
 }
 
 #[cfg(test)]

@@ -113,7 +113,30 @@ pub(super) fn compression(text: &str) -> Result<ringlog_engine::record::Compress
 }
 
 /// `1,2,5` or `1k..100k:x2` (each twice the one before) or `1k..5k:+500`.
-pub(super) fn grid(text: &str) -> Result<Vec<f64>, String> {
+pub(super) fn grid(text: &str) -> Result<Grid, String> {
+    points(text).map(Grid)
+}
+
+/// A requests-a-second.
+pub(super) fn rate_number(text: &str) -> Result<f64, String> {
+    count(text).map(|number| number as f64)
+}
+
+/// A share that a search can end at.
+pub(super) fn precision(text: &str) -> Result<f64, String> {
+    let precision = share(text)?;
+    if (0.005..=0.5).contains(&precision) {
+        Ok(precision)
+    } else {
+        Err("must be 0.5% to 50%".to_owned())
+    }
+}
+
+/// Rates; a type of its own, because clap takes a bare vector for a repeated flag.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Grid(pub(crate) Vec<f64>);
+
+fn points(text: &str) -> Result<Vec<f64>, String> {
     const POINTS_MAX: usize = 200;
     let Some((least, rest)) = text.split_once("..") else {
         let points = text.split(',').map(|number| count(number).map(|n| n as f64));
@@ -170,11 +193,11 @@ mod tests {
 
     #[test]
     fn grids_have_points() {
-        assert_eq!(grid("1k..9k:x2"), Ok(vec![1e3, 2e3, 4e3, 8e3]));
-        assert_eq!(grid("1k..2k:+500"), Ok(vec![1e3, 1.5e3, 2e3]));
-        assert_eq!(grid("5,10k"), Ok(vec![5.0, 1e4]));
+        assert_eq!(points("1k..9k:x2"), Ok(vec![1e3, 2e3, 4e3, 8e3]));
+        assert_eq!(points("1k..2k:+500"), Ok(vec![1e3, 1.5e3, 2e3]));
+        assert_eq!(points("5,10k"), Ok(vec![5.0, 1e4]));
         for wrong in ["", "1k..9k", "9k..1k:x2", "1..9:x1", "1..9:2", "1..1M:+1"] {
-            assert!(grid(wrong).is_err(), "{wrong}");
+            assert!(points(wrong).is_err(), "{wrong}");
         }
     }
 
