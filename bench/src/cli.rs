@@ -16,6 +16,7 @@ use crate::compare::{Measure, Side};
 use crate::failure::Failure;
 use crate::fetch::FETCH_BYTES_LIMIT;
 use crate::live::{CatchUp, Readers};
+use crate::folder::OutputArgs;
 use crate::phase::Limit;
 use crate::target::{Durability, Kind, SpawnArgs};
 use crate::tutorial::Driver;
@@ -36,6 +37,9 @@ pub(crate) struct Cli {
     /// Tell no progress
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+    /// Count the broker's system calls too (by perf, needs root): it slows every call of the machine
+    #[arg(long, global = true)]
+    pub(crate) count_system_calls: bool,
     /// What to do
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -101,9 +105,20 @@ pub(crate) struct TargetArgs {
     /// How brokers are started.
     #[command(flatten)]
     pub(crate) spawn_args: SpawnArgs,
-    /// Also write result.json into this folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+impl TargetArgs {
+    /// What curves and tables call it.
+    pub(crate) fn name(&self) -> String {
+        match (&self.bootstrap, self.spawn) {
+            (Some(bootstrap), _) => bootstrap.clone(),
+            (None, Kind::Ringlog) => "Ringlog".to_owned(),
+            (None, Kind::Kafka) => format!("Apache Kafka {}", self.spawn_args.kafka_version),
+        }
+    }
 }
 
 /// `run`.
@@ -187,9 +202,9 @@ pub(crate) struct TutorialArgs {
     /// Do not read the logs back
     #[arg(long)]
     pub(crate) no_verify: bool,
-    /// Also write README.md and result.json into this folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// `fetch`.
@@ -238,9 +253,9 @@ pub(crate) struct StartupArgs {
     /// How many starts
     #[arg(long, default_value_t = 10)]
     pub(crate) runs: usize,
-    /// Also write result.json into this folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// `marks`.
@@ -315,9 +330,9 @@ pub(crate) struct SelfTestArgs {
     /// How the broker is started.
     #[command(flatten)]
     pub(crate) spawn_args: SpawnArgs,
-    /// Also write result.json into this folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// `gate`.

@@ -14,7 +14,7 @@ use crate::cli::CompareArgs;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::phase::Limit;
-use crate::report::{Document, Spread, Summary, say, write_file};
+use crate::report::{Document, Spread, Summary, say};
 use crate::run::{self, Broker};
 use crate::startup;
 use crate::statistics::{PAIRS_MIN, Ratio, Verdict};
@@ -150,6 +150,7 @@ pub(crate) async fn compare<T: Transport>(args: &CompareArgs) -> Result<(), Fail
         )));
     }
     let (workload, limit) = args.load.plan()?;
+    let folder = args.load.target.output.claim()?;
     let environment = Environment::capture(&args.load.target.spawn_args.work_dir());
     let mut runs = Vec::new();
     let result = run_all::<T>(args, &workload, limit, &mut runs).await;
@@ -164,11 +165,9 @@ pub(crate) async fn compare<T: Transport>(args: &CompareArgs) -> Result<(), Fail
         rows,
         runs,
     };
-    let output = args.load.target.output.clone();
     if let Err(failure) = result {
-        if let Some(directory) = output {
-            Document::failed("compare", environment, failure.to_string(), body)
-                .write(&directory)?;
+        if let Some(folder) = &folder {
+            Document::failed("compare", environment, failure.to_string(), body).write(folder)?;
         }
         return Err(failure);
     }
@@ -178,9 +177,9 @@ pub(crate) async fn compare<T: Transport>(args: &CompareArgs) -> Result<(), Fail
     }
     let decided = body.rows.iter().find(|row| row.decides);
     let verdict = decided.map(|row| (row.verdict, row.measure));
-    if let Some(directory) = output {
-        write_file(&directory, "README.md", &text)?;
-        Document::new("compare", environment, reasons.clone(), body).write(&directory)?;
+    if let Some(folder) = &folder {
+        let document = Document::new("compare", environment, reasons.clone(), body);
+        document.with_readme(text).write(folder)?;
     }
     if !reasons.is_empty() {
         return Err(Failure::Target(format!("INVALID: {}", reasons.join("; "))));

@@ -221,7 +221,7 @@ impl Group {
     }
 
     fn note_times(&self, partition: usize, stored: &Batch<'_>, now: Instant) {
-        let mut note = |intended: Option<Instant>| {
+        let note = |intended: Option<Instant>| {
             if let Some(intended) = intended {
                 let since = now.saturating_duration_since(intended).as_nanos();
                 let nanoseconds = u64::try_from(since).unwrap_or(u64::MAX).max(1);

@@ -179,13 +179,14 @@ pub(crate) async fn live<T: Transport>(
     let mut producers = Producers::<T>::connect(&mut client, broker.address, workload).await?;
     let groups = groups(&producers, workload, readers);
     let readings = begin_reading::<T>(broker, &groups).await?;
+    let mut warmed_up = None;
     if !warm_up.is_zero() {
         let limit = Limit {
             duration: Some(warm_up),
             requests: limit.requests,
         };
-        let warmed_up = producers.phase(limit).await;
-        warmed_up.inspect_err(|_| groups.iter().for_each(|group| group.stop()))?;
+        let phase = producers.phase(limit).await;
+        warmed_up = Some(phase.inspect_err(|_| groups.iter().for_each(|group| group.stop()))?);
     }
     groups.iter().for_each(|group| group.restart());
     let bytes_before = producers.bytes();
@@ -217,6 +218,9 @@ pub(crate) async fn live<T: Transport>(
     );
     let open_loop = workload.pace != Pace::Closed;
     let mut summary = Summary::new(&counted, amounts, open_loop, resources);
+    if let Some(warmed_up) = &warmed_up {
+        summary = summary.with_warm_up(warmed_up);
+    }
     let mut end_to_end = histogram();
     for group in &groups {
         let of_group = group.take_end_to_end();

@@ -24,9 +24,12 @@ mod consume;
 mod environment;
 mod failure;
 mod fetch;
+mod folder;
 mod frames;
 mod gate;
 mod group;
+mod hdr;
+mod html;
 mod live;
 mod marks;
 mod patch;
@@ -39,9 +42,11 @@ mod resources;
 mod run;
 mod schedule;
 mod self_test;
+mod series;
 mod startup;
 mod statistics;
 mod sweep;
+mod table;
 mod target;
 mod transport;
 mod tutorial;
@@ -73,6 +78,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(words);
     if cli.quiet {
         progress::be_quiet();
+    }
+    if cli.count_system_calls {
+        resources::request_system_calls();
     }
     let result = match cli.io {
         Io::Uring => transport::run_uring(execute::<Uring>(cli.command)),
@@ -163,6 +171,7 @@ struct StartupBody {
 
 async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
     pin(args.spawn_args.no_pin)?;
+    let folder = args.output.claim()?;
     let environment = Environment::capture(&args.spawn_args.work_dir());
     let mut starts = Vec::new();
     let mut command = String::new();
@@ -191,7 +200,7 @@ async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
             spread.median, spread.min, spread.max, spread.runs
         ));
     }
-    if let Some(directory) = &args.output {
+    if let Some(folder) = &folder {
         let body = StartupBody {
             io: T::NAME,
             target: command,
@@ -199,7 +208,7 @@ async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
             idle_resident_mib,
             starts,
         };
-        Document::new("startup", environment, Vec::new(), body).write(directory)?;
+        Document::new("startup", environment, Vec::new(), body).write(folder)?;
     }
     Ok(())
 }

@@ -3,15 +3,14 @@
 //! Every repetition starts a fresh broker for each promise (page-cache, durable) and takes all
 //! measurements on it: start, idle memory, one-record requests, 16 KiB batches, hot fetch.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use crate::cli::MarksArgs;
 use crate::environment::Environment;
 use crate::failure::Failure;
+use crate::folder::Folder;
 use crate::phase::Limit;
-use crate::report::{Document, Spread, Summary, say, write_file};
+use crate::report::{Document, Spread, Summary, say};
 use crate::run::{self, Broker, Run};
 use crate::startup::{self, Start};
 use crate::target::{Durability, Kind, Target};
@@ -126,16 +125,16 @@ pub(crate) async fn marks<T: Transport>(args: &MarksArgs) -> Result<(), Failure>
         ));
     }
     let environment = Environment::capture(&args.spawn_args.work_dir());
-    let mut rounds = Vec::new();
-    let mut reasons = Vec::new();
-    let result = measure_all::<T>(args, &mut rounds, &mut reasons).await;
-
     let machine = args
         .machine
         .clone()
         .unwrap_or_else(|| environment.machine());
     let name = format!("{}-{machine}-marks", environment.date());
-    let directory = args.results.join(name);
+    let folder = Folder::claim(&args.results.join(&name), Some(name))?;
+    let mut rounds = Vec::new();
+    let mut reasons = Vec::new();
+    let result = measure_all::<T>(args, &mut rounds, &mut reasons).await;
+
     let body = Marks {
         io: T::NAME,
         repetitions: args.repetitions,
@@ -146,26 +145,24 @@ pub(crate) async fn marks<T: Transport>(args: &MarksArgs) -> Result<(), Failure>
         rounds,
     };
     if let Err(error) = result {
-        Document::failed("marks", environment, error.to_string(), body).write(&directory)?;
+        Document::failed("marks", environment, error.to_string(), body).write(&folder)?;
         return Err(error);
     }
-    write_result(&directory, environment, reasons, body)
+    write_result(&folder, environment, reasons, body)
 }
 
 fn write_result(
-    directory: &Path,
+    folder: &Folder,
     environment: Environment,
     reasons: Vec<String>,
     body: Marks,
 ) -> Result<(), Failure> {
     let readme = readme(&environment, &reasons, &body);
-    write_file(directory, "README.md", &readme)?;
     for line in readme.lines() {
         say(line);
     }
     let document = Document::new("marks", environment, reasons.clone(), body);
-    document.write(directory)?;
-    say(&format!("saved {}", directory.display()));
+    document.with_readme(readme).write(folder)?;
     if reasons.is_empty() {
         Ok(())
     } else {

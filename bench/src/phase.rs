@@ -4,12 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use tokio::task::JoinHandle;
 
 use crate::failure::Failure;
+use crate::series::{Recorded, Recorder};
 
 /// A broker that answers nothing for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,6 +42,10 @@ pub(crate) struct Counted {
     pub(crate) service: Histogram<u64>,
     /// How late the generator itself was: from when a request was due and had room, to its send.
     pub(crate) lag: Histogram<u64>,
+    /// When it began, in seconds since 1970.
+    pub(crate) began_unix_s: f64,
+    /// The length of an interval, and what was counted in each.
+    pub(crate) intervals: (Duration, Vec<Recorded>),
 }
 
 /// How far a phase is.
@@ -70,6 +75,8 @@ pub(crate) struct Phase {
     latency: RefCell<Histogram<u64>>,
     service: RefCell<Histogram<u64>>,
     lag: RefCell<Histogram<u64>>,
+    began_unix_s: f64,
+    recorder: RefCell<Recorder>,
 }
 
 impl Phase {
@@ -88,6 +95,10 @@ impl Phase {
             latency: RefCell::new(histogram()),
             service: RefCell::new(histogram()),
             lag: RefCell::new(histogram()),
+            began_unix_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0.0, |since| since.as_secs_f64()),
+            recorder: RefCell::new(Recorder::new(begin)),
         })
     }
 
@@ -137,10 +148,15 @@ impl Phase {
     /// Its answer is there. With acks=0 it is as good as answered when written, and has no latency.
     pub(crate) fn answered(&self, times: Option<(Instant, Instant)>) {
         let now = Instant::now();
+        let mut latency_ns = None;
         if let Some((intended, sent)) = times {
-            record(&self.latency, now.saturating_duration_since(intended));
+            latency_ns = Some(record(
+                &self.latency,
+                now.saturating_duration_since(intended),
+            ));
             record(&self.service, now.saturating_duration_since(sent));
         }
+        self.recorder.borrow_mut().answered(now, latency_ns);
         self.last.set(now);
         self.in_flight.set(self.in_flight.get() - 1);
         self.answered.set(self.answered.get() + 1);
@@ -188,13 +204,16 @@ impl Phase {
             latency: self.latency.replace(histogram()),
             service: self.service.replace(histogram()),
             lag: self.lag.replace(histogram()),
+            began_unix_s: self.began_unix_s,
+            intervals: self.recorder.replace(Recorder::new(self.begin)).finish(),
         }
     }
 }
 
-fn record(histogram: &RefCell<Histogram<u64>>, time: Duration) {
+fn record(histogram: &RefCell<Histogram<u64>>, time: Duration) -> u64 {
     let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
     histogram.borrow_mut().saturating_record(nanoseconds);
+    nanoseconds
 }
 
 /// A request that is under way.

@@ -1,85 +1,267 @@
-//! Results as JSON (units in the names, schema with a version) and as plain lines.
-
-use std::fs;
-use std::path::Path;
+//! Results: what is written into `result.json` (units in the names, schema with a version), and lines.
+//!
+//! The document is read back by `report`, so everything in it has one meaning for writing and reading.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::environment::Environment;
-use crate::failure::Failure;
+use crate::hdr;
 use crate::phase::Counted;
 use crate::resources::Resources;
+use crate::series::{Interval, PerRequest};
+use crate::table::{Sweep, Table};
 
 /// Of every `result.json`; a change of meaning gets a new number.
-pub(crate) const SCHEMA: &str = "bench/1";
+pub(crate) const SCHEMA: &str = "bench/2";
 /// A generator later than this at the 99th percentile measured itself.
 pub(crate) const LAG_P99_NS_MAX: u64 = 1_000_000;
 
-/// A `result.json`.
-#[derive(Debug, Serialize)]
-pub(crate) struct Document<T> {
-    schema: &'static str,
-    kind: &'static str,
-    status: &'static str,
-    reasons: Vec<String>,
-    environment: Environment,
-    #[serde(flatten)]
-    body: T,
+/// Whether a result is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    /// Verified as its flags say, by a generator that was in time.
+    Valid,
+    /// Measured, but the numbers mean nothing.
+    Invalid,
+    /// Ended early; what there is, is a part.
+    Failed,
 }
 
-impl<T: Serialize> Document<T> {
+impl Status {
+    /// For headings.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Invalid => "invalid",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A `result.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Document {
+    /// [`SCHEMA`].
+    pub(crate) schema: String,
+    /// The command, or `import`.
+    pub(crate) kind: String,
+    /// What the run is called; the folder's name without its date.
+    #[serde(default)]
+    pub(crate) name: String,
+    /// Whether it counts.
+    pub(crate) status: Status,
+    /// Why it does not.
+    pub(crate) reasons: Vec<String>,
+    /// Where the numbers come from, if this harness did not measure them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) imported_from: Option<String>,
+    /// Machine, kernel, build, command line; `None` if imported.
+    pub(crate) environment: Option<Environment>,
+    /// What was measured, one entry for each load: what the charts are drawn of.
+    #[serde(default)]
+    pub(crate) measurements: Vec<Measurement>,
+    /// What a person reads first.
+    #[serde(default)]
+    pub(crate) tables: Vec<Table>,
+    /// Curves over a dial.
+    #[serde(default)]
+    pub(crate) sweeps: Vec<Sweep>,
+    /// What a comparison found.
+    #[serde(default)]
+    pub(crate) effects: Vec<Effect>,
+    /// The README, if the command writes a better one than [`readme_text`](Self::readme_text)'s own.
+    #[serde(skip)]
+    pub(crate) readme: Option<String>,
+    /// What only this kind of result has.
+    #[serde(flatten)]
+    pub(crate) details: Map<String, Value>,
+}
+
+/// One load and what it gave.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Measurement {
+    /// What tells it from the others of the result.
+    pub(crate) label: String,
+    /// Measurements of one group are drawn as one line, their histograms added; empty for its own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) group: String,
+    /// What was loaded, as a person would start it.
+    pub(crate) target: String,
+    /// All flags, resolved.
+    #[serde(default)]
+    pub(crate) workload: Map<String, Value>,
+    /// The numbers.
+    pub(crate) summary: Summary,
+}
+
+impl Measurement {
+    /// Of `target` under a workload that is written with all its settings.
+    pub(crate) fn new(
+        label: &str,
+        target: &str,
+        workload: Map<String, Value>,
+        summary: Summary,
+    ) -> Self {
+        Self {
+            label: label.to_owned(),
+            group: String::new(),
+            target: target.to_owned(),
+            workload,
+            summary,
+        }
+    }
+
+    /// As one of several in `group`.
+    pub(crate) fn in_group(mut self, group: &str) -> Self {
+        group.clone_into(&mut self.group);
+        self
+    }
+}
+
+/// One line of a comparison: the second side divided by the first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Effect {
+    /// What was compared.
+    pub(crate) measure: String,
+    /// Whether the exit code goes by it.
+    pub(crate) decides: bool,
+    /// Whether a ratio below 1 is the better one.
+    pub(crate) less_is_better: bool,
+    /// Geometric mean over the pairs.
+    pub(crate) ratio: f64,
+    /// The lower end of its 95 % interval.
+    pub(crate) low: f64,
+    /// The upper end.
+    pub(crate) high: f64,
+    /// The smallest change, as a share, that would have been found eight times in ten.
+    pub(crate) detectable_share: f64,
+    /// Changes below this share do not matter.
+    pub(crate) margin_share: f64,
+    /// `same`, `faster`, `slower`, `cannot tell`.
+    pub(crate) verdict: String,
+}
+
+/// The fields of a value, for what is flattened into a document.
+pub(crate) fn fields(value: impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(map)) => map,
+        Ok(other) => Map::from_iter([("value".to_owned(), other)]),
+        // Only maps with keys that are no strings cannot be written, and no result has one.
+        Err(error) => Map::from_iter([("unwritable".to_owned(), error.to_string().into())]),
+    }
+}
+
+impl Document {
     /// A result: `valid` without reasons, else `invalid`.
     pub(crate) fn new(
-        kind: &'static str,
+        kind: &str,
         environment: Environment,
         reasons: Vec<String>,
-        body: T,
+        body: impl Serialize,
     ) -> Self {
         let status = if reasons.is_empty() {
-            "valid"
+            Status::Valid
         } else {
-            "invalid"
+            Status::Invalid
         };
         Self {
-            schema: SCHEMA,
-            kind,
+            schema: SCHEMA.to_owned(),
+            kind: kind.to_owned(),
+            name: kind.to_owned(),
             status,
             reasons,
-            environment,
-            body,
+            imported_from: None,
+            environment: Some(environment),
+            measurements: Vec::new(),
+            tables: Vec::new(),
+            sweeps: Vec::new(),
+            effects: Vec::new(),
+            readme: None,
+            details: fields(body),
         }
     }
 
     /// What is there of a run that failed.
     pub(crate) fn failed(
-        kind: &'static str,
+        kind: &str,
         environment: Environment,
         reason: String,
-        body: T,
+        body: impl Serialize,
     ) -> Self {
         Self {
-            status: "failed",
+            status: Status::Failed,
             ..Self::new(kind, environment, vec![reason], body)
         }
     }
 
-    /// Writes `directory/result.json`.
-    pub(crate) fn write(&self, directory: &Path) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|error| Failure::Target(format!("writing JSON: {error}")))?;
-        write_file(directory, "result.json", &(text + "\n"))
+    /// With what was measured.
+    pub(crate) fn with_measurements(mut self, measurements: Vec<Measurement>) -> Self {
+        self.measurements = measurements;
+        self
     }
-}
 
-/// Writes a file of a result.
-pub(crate) fn write_file(directory: &Path, name: &str, text: &str) -> Result<(), Failure> {
-    let path = directory.join(name);
-    let write = || {
-        fs::create_dir_all(directory)?;
-        fs::write(&path, text)
-    };
-    write().map_err(Failure::system(format!("writing {}", path.display())))
+    /// With tables.
+    pub(crate) fn with_tables(mut self, tables: Vec<Table>) -> Self {
+        self.tables = tables;
+        self
+    }
+
+    /// With curves.
+    pub(crate) fn with_sweeps(mut self, sweeps: Vec<Sweep>) -> Self {
+        self.sweeps = sweeps;
+        self
+    }
+
+    /// With what a comparison found.
+    pub(crate) fn with_effects(mut self, effects: Vec<Effect>) -> Self {
+        self.effects = effects;
+        self
+    }
+
+    /// With a README of its own.
+    pub(crate) fn with_readme(mut self, readme: String) -> Self {
+        self.readme = Some(readme);
+        self
+    }
+
+    /// The README of its folder.
+    pub(crate) fn readme_text(&self) -> String {
+        if let Some(readme) = &self.readme {
+            return readme.clone();
+        }
+        let mut lines = vec![format!("# {}", self.name), String::new()];
+        lines.push(match self.reasons.as_slice() {
+            [] => "- valid".to_owned(),
+            reasons => format!(
+                "- {}: {}",
+                self.status.name().to_uppercase(),
+                reasons.join("; ")
+            ),
+        });
+        let from = self.imported_from.iter();
+        lines.extend(from.map(|from| format!("- imported from {from}, not measured here")));
+        let told = self.environment.iter().flat_map(Environment::lines);
+        lines.extend(told.map(|line| format!("- {line}")));
+        for table in &self.tables {
+            lines.push(String::new());
+            lines.extend(table.markdown());
+        }
+        for measurement in &self.measurements {
+            lines.extend([
+                String::new(),
+                format!("## {}", measurement.label),
+                String::new(),
+            ]);
+            lines.extend([format!("`{}`", measurement.target), String::new()]);
+            lines.push("```".to_owned());
+            lines.extend(measurement.summary.lines());
+            lines.push("```".to_owned());
+        }
+        lines.join("\n") + "\n"
+    }
 }
 
 /// Prints a line of a result.
@@ -89,40 +271,55 @@ pub(crate) fn say(line: &str) {
 }
 
 /// A distribution of times.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Latency {
-    count: u64,
-    mean_us: f64,
-    min_us: f64,
-    p50_us: f64,
-    p90_us: f64,
-    p99_us: f64,
-    p99_9_us: f64,
-    max_us: f64,
-    #[serde(skip)]
-    histogram: Histogram<u64>,
+    pub(crate) count: u64,
+    pub(crate) mean_us: f64,
+    pub(crate) stdev_us: f64,
+    pub(crate) min_us: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p75_us: f64,
+    pub(crate) p90_us: f64,
+    pub(crate) p95_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p99_9_us: f64,
+    pub(crate) p99_99_us: f64,
+    pub(crate) max_us: f64,
+    /// Everything, in nanoseconds: HdrHistogram V2, deflated, base64. Empty if there is none (imported).
+    pub(crate) hdr_v2_deflate: String,
 }
 
 impl Latency {
     /// Of a histogram of nanoseconds.
     pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         let us = |nanoseconds: u64| nanoseconds as f64 / 1e3;
+        let at = |quantile| us(histogram.value_at_quantile(quantile));
         Self {
             count: histogram.len(),
             mean_us: histogram.mean() / 1e3,
+            stdev_us: histogram.stdev() / 1e3,
             min_us: us(histogram.min()),
-            p50_us: us(histogram.value_at_quantile(0.5)),
-            p90_us: us(histogram.value_at_quantile(0.9)),
-            p99_us: us(histogram.value_at_quantile(0.99)),
-            p99_9_us: us(histogram.value_at_quantile(0.999)),
+            p50_us: at(0.5),
+            p75_us: at(0.75),
+            p90_us: at(0.9),
+            p95_us: at(0.95),
+            p99_us: at(0.99),
+            p99_9_us: at(0.999),
+            p99_99_us: at(0.9999),
             max_us: us(histogram.max()),
-            histogram: histogram.clone(),
+            hdr_v2_deflate: hdr::encode(histogram),
         }
     }
 
-    /// Any quantile, 0 to 1.
-    pub(crate) fn at_us(&self, quantile: f64) -> f64 {
-        self.histogram.value_at_quantile(quantile) as f64 / 1e3
+    /// All of it, if it is there and readable.
+    pub(crate) fn histogram(&self) -> Option<Histogram<u64>> {
+        hdr::decode(&self.hdr_v2_deflate).ok()
+    }
+
+    /// Any quantile, 0 to 1; of an imported one nothing.
+    pub(crate) fn at_us(&self, quantile: f64) -> Option<f64> {
+        let histogram = self.histogram()?;
+        Some(histogram.value_at_quantile(quantile) as f64 / 1e3)
     }
 
     /// The middle.
@@ -145,7 +342,7 @@ impl Latency {
 }
 
 /// A measured phase of producing or fetching.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// Requests answered.
     pub(crate) requests: u64,
@@ -175,8 +372,22 @@ pub(crate) struct Summary {
     pub(crate) broker_cpu_s_per_gigabyte: Option<f64>,
     /// Bytes handed to the block layer per byte of batches; write-back may come later.
     pub(crate) write_amplification: Option<f64>,
+    /// Broker CPU per 10^6 records.
+    pub(crate) broker_cpu_s_per_million_records: Option<f64>,
+    /// Broker CPU per 10^6 requests.
+    pub(crate) broker_cpu_s_per_million_requests: Option<f64>,
+    /// Bytes that the data directory's device wrote, for whomever, per byte of batches.
+    pub(crate) device_write_amplification: Option<f64>,
+    /// Entries that the broker put into its rings, per record.
+    pub(crate) ring_entries_per_record: Option<f64>,
+    /// System calls of the broker per record, if they were counted.
+    pub(crate) system_calls_per_record: Option<f64>,
     /// Records read back and compared; `None` without verification.
     pub(crate) verified_records: Option<u64>,
+    /// When the measured phase began, in seconds since 1970.
+    pub(crate) began_unix_s: f64,
+    /// What happened when.
+    pub(crate) intervals: Vec<Interval>,
 }
 
 impl Summary {
@@ -192,6 +403,15 @@ impl Summary {
         let gigabytes = batch_bytes as f64 / 1e9;
         let broker = resources.broker;
         let cpu_s = broker.map(|broker| broker.cpu_s());
+        let per_record = |count: u64| per(count as f64, records as f64);
+        let requests = counted.requests as f64;
+        let per_request = PerRequest {
+            records: per(records as f64, requests),
+            batch_bytes: per(batch_bytes as f64, requests),
+        };
+        let ring_entries = resources.broker_ring_entries.count();
+        let system_calls = resources.broker_system_calls.count();
+        let device_bytes = resources.device.as_ref().map(|device| device.write_bytes);
         Self {
             requests: counted.requests,
             records,
@@ -203,13 +423,46 @@ impl Summary {
             latency: Latency::of(&counted.latency),
             service_time: Latency::of(&counted.service),
             generator_lag: Latency::of(&counted.lag),
-            resources,
-            broker_cpu_us_per_request: cpu_s.map(|cpu| per(cpu * 1e6, counted.requests as f64)),
+            broker_cpu_us_per_request: cpu_s.map(|cpu| per(cpu * 1e6, requests)),
             broker_cpu_s_per_gigabyte: cpu_s.map(|cpu| per(cpu, gigabytes)),
             write_amplification: broker
                 .map(|broker| per(broker.write_bytes as f64, batch_bytes as f64)),
+            broker_cpu_s_per_million_records: cpu_s.map(|cpu| per(cpu * 1e6, records as f64)),
+            broker_cpu_s_per_million_requests: cpu_s.map(|cpu| per(cpu * 1e6, requests)),
+            device_write_amplification: device_bytes
+                .map(|bytes| per(bytes as f64, batch_bytes as f64)),
+            ring_entries_per_record: ring_entries.map(per_record),
+            system_calls_per_record: system_calls.map(per_record),
             verified_records: None,
+            began_unix_s: counted.began_unix_s,
+            intervals: Interval::all(
+                &counted.intervals,
+                counted.elapsed,
+                (0.0, false),
+                per_request,
+            ),
+            resources,
         }
+    }
+
+    /// Puts the warm-up before what was measured.
+    pub(crate) fn with_warm_up(mut self, warm_up: &Counted) -> Self {
+        let elapsed_s = warm_up.elapsed.as_secs_f64();
+        let begin_s = (warm_up.began_unix_s - self.began_unix_s).min(-elapsed_s);
+        let per = |value: u64| value as f64 / self.requests.max(1) as f64;
+        let per_request = PerRequest {
+            records: per(self.records),
+            batch_bytes: per(self.batch_bytes),
+        };
+        let mut intervals = Interval::all(
+            &warm_up.intervals,
+            warm_up.elapsed,
+            (begin_s, true),
+            per_request,
+        );
+        intervals.append(&mut self.intervals);
+        self.intervals = intervals;
+        self
     }
 
     /// Why the numbers mean nothing, if they do not.
@@ -277,7 +530,7 @@ impl Summary {
 }
 
 /// Median, least and greatest of some numbers.
-#[derive(Debug, Clone, Copy, Serialize, PartialEq)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq)]
 pub(crate) struct Spread {
     /// The middle one, or the mean of the two middle ones.
     pub(crate) median: f64,

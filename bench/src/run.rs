@@ -41,12 +41,13 @@ pub(crate) async fn produce<T: Transport>(
 ) -> Result<Run, Failure> {
     let mut client = Client::connect::<T>(broker.address).await?;
     let mut producers = Producers::<T>::connect(&mut client, broker.address, workload).await?;
+    let mut warmed_up = None;
     if !warm_up.is_zero() {
         let limit = Limit {
             duration: Some(warm_up),
             requests: limit.requests,
         };
-        producers.phase(limit).await?;
+        warmed_up = Some(producers.phase(limit).await?);
     }
     let bytes_before = producers.bytes();
     let meter = Meter::start(broker.pid)?;
@@ -61,6 +62,9 @@ pub(crate) async fn produce<T: Transport>(
     );
     let open_loop = workload.pace != Pace::Closed;
     let mut summary = Summary::new(&counted, amounts, open_loop, resources);
+    if let Some(warmed_up) = &warmed_up {
+        summary = summary.with_warm_up(warmed_up);
+    }
     if workload.verify {
         summary.verified_records = Some(producers.verify(&mut client).await?);
     }

@@ -65,6 +65,7 @@ struct Body {
 
 /// Runs the load twice, by schedule and in a closed loop, under the same stops.
 pub(crate) async fn self_test<T: Transport>(args: &SelfTestArgs) -> Result<(), Failure> {
+    let folder = args.output.claim()?;
     let environment = Environment::capture(&args.spawn_args.work_dir());
     let target = Target::spawn(Kind::Ringlog, Durability::PageCache, &args.spawn_args).await?;
     startup::first_answer::<T>(&target).await?;
@@ -116,8 +117,8 @@ pub(crate) async fn self_test<T: Transport>(args: &SelfTestArgs) -> Result<(), F
         rows: rows.to_vec(),
     };
     tell(&body);
-    if let Some(directory) = &args.output {
-        Document::new("self-test", environment, reasons.clone(), body).write(directory)?;
+    if let Some(folder) = &folder {
+        Document::new("self-test", environment, reasons.clone(), body).write(folder)?;
     }
     if reasons.is_empty() {
         say("self-test passed: what was measured is what was done");

@@ -12,7 +12,9 @@ use crate::client::Client;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::progress::Progress;
-use crate::report::{Document, Summary, say};
+use crate::folder::Folder;
+use crate::report::{Document, Measurement, Summary, fields, say};
+use crate::table;
 use crate::run::{self, Broker};
 use crate::target::Target;
 use crate::transport::Transport;
@@ -45,6 +47,7 @@ struct Point {
     within: Option<bool>,
     /// Why it says nothing, if it does not.
     reasons: Vec<String>,
+    #[serde(skip)]
     summary: Summary,
 }
 
@@ -64,6 +67,7 @@ struct Scene<'a> {
     args: &'a RatedArgs,
     target: Target,
     environment: Environment,
+    folder: Option<Folder>,
     body: Body,
 }
 
@@ -74,6 +78,7 @@ impl<'a> Scene<'a> {
     ) -> Result<Self, Failure> {
         let workload = args.workload(1.0)?;
         workload.check()?;
+        let folder = args.target.output.claim()?;
         let (target, environment) = begin(&args.target).await?;
         Ok(Self {
             args,
@@ -87,6 +92,7 @@ impl<'a> Scene<'a> {
             },
             target,
             environment,
+            folder,
         })
     }
 
@@ -141,27 +147,60 @@ impl<'a> Scene<'a> {
         kind: &'static str,
         result: Result<Vec<String>, Failure>,
     ) -> Result<(), Failure> {
-        let output = self.args.target.output.as_deref();
+        let (measurements, curve) = (self.measurements(), self.curve());
+        let with = |document: Document| {
+            let document = document.with_measurements(measurements);
+            document.with_sweeps(vec![curve])
+        };
         let reasons = match result {
             Ok(reasons) => reasons,
             Err(failure) => {
                 say(&self.target.log_tail());
                 let (failure, _) = failure.into_parts();
-                if let Some(directory) = output {
+                if let Some(folder) = &self.folder {
                     let (environment, what) = (self.environment, failure.to_string());
-                    Document::failed(kind, environment, what, self.body).write(directory)?;
+                    with(Document::failed(kind, environment, what, self.body)).write(folder)?;
                 }
                 return Err(failure);
             }
         };
         self.target.stop()?;
-        if let Some(directory) = output {
-            Document::new(kind, self.environment, reasons.clone(), self.body).write(directory)?;
+        if let Some(folder) = &self.folder {
+            let document = Document::new(kind, self.environment, reasons.clone(), self.body);
+            with(document).write(folder)?;
         }
         if reasons.is_empty() {
             return Ok(());
         }
         Err(Failure::Target(format!("INVALID: {}", reasons.join("; "))))
+    }
+
+    fn measurements(&self) -> Vec<Measurement> {
+        let of = |point: &Point| {
+            let mut workload = self.body.workload.clone();
+            workload.pace = self.args.pace.at(point.rate);
+            let label = format!("{} {:.0} requests/s", point.role, point.rate);
+            let target = &self.body.target;
+            Measurement::new(label.trim(), target, fields(&workload), point.summary.clone())
+                .in_group(&format!("{:.0} requests/s", point.rate))
+        };
+        self.body.points.iter().map(of).collect()
+    }
+
+    fn curve(&self) -> table::Sweep {
+        let line = self.args.target.name();
+        let point = |point: &Point| {
+            table::Point::of(&line, point.rate, &point.summary, &point.reasons)
+        };
+        table::Sweep {
+            title: "Rate and latency".to_owned(),
+            variable: "requests/s asked for".to_owned(),
+            points: self.body.points.iter().map(point).collect(),
+            objective: self.body.objective.map(|objective| table::Objective {
+                percentile: format!("p{}", objective.quantile * 100.0),
+                limit_us: objective.below_us,
+            }),
+        }
     }
 }
 
@@ -170,7 +209,8 @@ impl Objective {
         let kept = summary.requests as f64 / summary.elapsed_s >= rate * KEPT_SHARE;
         // The last answers come after the last send; a short run must not fail for that.
         let few = summary.requests < 1000 * workload.connections as u64;
-        (kept || few) && summary.latency.at_us(self.quantile) <= self.below_us
+        let measured = summary.latency.at_us(self.quantile);
+        (kept || few) && measured.is_some_and(|measured| measured <= self.below_us)
     }
 }
 
@@ -189,9 +229,9 @@ impl Point {
             self.rate,
             self.summary.requests as f64 / self.summary.elapsed_s,
             self.summary.megabytes_per_s,
-            latency.at_us(0.5),
-            latency.at_us(0.99),
-            latency.at_us(0.999),
+            latency.p50_us,
+            latency.p99_us,
+            latency.p99_9_us,
             self.role
         )
     }

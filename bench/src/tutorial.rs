@@ -21,13 +21,14 @@ use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::frames::{PRODUCE_KEY, PRODUCE_VERSION_MAX};
 use crate::group::Age;
-use crate::phase::{Limit, histogram};
+use crate::phase::{Counted, Limit, histogram};
 use crate::produce::Producers;
 use crate::progress::Progress;
 use crate::records::{Keys, Values};
-use crate::report::{Document, Latency, say, write_file};
+use crate::report::{Document, Latency, Measurement, Summary, fields, say};
 use crate::resources::{Meter, Resources};
 use crate::run::Broker;
+use crate::table::{Cell, Point, Sweep, Table};
 use crate::transport::Transport;
 use crate::verify::Content;
 use crate::workload::Workload;
@@ -102,6 +103,8 @@ struct Pass {
     consume_s: f64,
     produce: Histogram<u64>,
     end_to_end: Histogram<u64>,
+    /// What this program counted while it produced.
+    counted: Option<(Counted, u64)>,
 }
 
 /// What a row tells.
@@ -127,6 +130,9 @@ struct Measured {
     resources: Resources,
     /// All of them, in order, in every pass.
     verified: bool,
+    /// What was produced in the second loop; only this program counts so much of itself.
+    #[serde(skip)]
+    produce_summary: Option<(Workload, Summary)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -151,6 +157,7 @@ struct Body {
 
 /// Runs the loop at every scale, on every target, with every driver.
 pub(crate) async fn tutorial<T: Transport>(args: &TutorialArgs) -> Result<(), Failure> {
+    let folder = args.output.claim()?;
     let environment = Environment::capture(&args.spawn_args.work_dir());
     if args.scale.iter().any(|scale| *scale == 0 || *scale > 10_000) {
         return Err(Failure::Usage("--scale must be 1 to 10000".to_owned()));
@@ -179,13 +186,16 @@ pub(crate) async fn tutorial<T: Transport>(args: &TutorialArgs) -> Result<(), Fa
         Some(format!("x{} {driver} on {target}: {reason}", row.shape.scale))
     });
     let failed: Vec<_> = failed.collect();
-    if let Some(directory) = &args.output {
-        write_file(directory, "README.md", &readme(&environment, &body, &failed))?;
+    if let Some(folder) = &folder {
+        let text = readme(&environment, &body, &failed);
+        let (measurements, curves, table) = (body.measurements(), body.curves(), body.table());
         let document = match &failed[..] {
             [] => Document::new("tutorial", environment, Vec::new(), body),
             failed => Document::failed("tutorial", environment, failed.join("; "), body),
         };
-        document.write(directory)?;
+        let document = document.with_measurements(measurements).with_sweeps(curves);
+        let document = document.with_tables(vec![table]);
+        document.with_readme(text).write(folder)?;
     }
     if failed.is_empty() {
         return Ok(());
@@ -274,7 +284,14 @@ async fn native<T: Transport>(
     let resources = meter.stop()?;
     let live = live::<T>(broker, &workload("live"), shape).await?;
     let client = format!("native, Produce v{produce_version}");
+    let summary = second.counted.as_ref().map(|(counted, bytes)| {
+        let amounts = (shape.messages, *bytes);
+        let mut summary = Summary::new(counted, amounts, false, resources.clone());
+        summary.verified_records = (!args.no_verify).then_some(shape.messages);
+        (workload("second"), summary)
+    });
     let mut measured = measured(client, shape, (&first, &second, &live), resources);
+    measured.produce_summary = summary;
     measured.producers = shape.partitions;
     measured.verified = !args.no_verify;
     Ok(measured)
@@ -301,6 +318,48 @@ fn measured(
         broker_cpu_us_per_message: cpu_s.map(|cpu_s| cpu_s * 1e6 / messages),
         resources,
         verified: true,
+        produce_summary: None,
+    }
+}
+
+impl Body {
+    fn measurements(&self) -> Vec<Measurement> {
+        let of = |row: &Row| {
+            let (workload, summary) = row.measured.as_ref()?.produce_summary.as_ref()?;
+            let label = format!("x{} {}", row.shape.scale, row.line());
+            let workload = fields(workload);
+            Some(Measurement::new(&label, &row.command, workload, summary.clone()))
+        };
+        self.rows.iter().filter_map(of).collect()
+    }
+
+    fn table(&self) -> Table {
+        let row = |row: &Row| {
+            let number = |text: &String| text.parse().map_or(Cell::Text(text.clone()), Cell::Number);
+            let mut cells: Vec<_> = row.cells().iter().map(number).collect();
+            cells.resize(HEAD.len(), Cell::of(None));
+            cells
+        };
+        Table {
+            title: "The loop, by scale".to_owned(),
+            columns: HEAD.map(str::to_owned).to_vec(),
+            rows: self.rows.iter().map(row).collect(),
+            notes: NOTES.map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// Over the scale: what is produced, and how late it comes.
+    fn curves(&self) -> Vec<Sweep> {
+        let curve = |title: &str, latency: fn(&Measured) -> &Latency| Sweep {
+            title: title.to_owned(),
+            variable: "scale".to_owned(),
+            points: self.rows.iter().filter_map(|row| row.point(latency)).collect(),
+            objective: None,
+        };
+        vec![
+            curve("Produce, by scale", |measured| &measured.produce),
+            curve("End to end, by scale", |measured| &measured.end_to_end),
+        ]
     }
 }
 
@@ -352,8 +411,9 @@ async fn loop_once<T: Transport>(
         whole_s: whole_s.as_secs_f64(),
         produce_s: produced.elapsed.as_secs_f64(),
         consume_s: consume_s.as_secs_f64(),
-        produce: produced.latency,
+        produce: produced.latency.clone(),
         end_to_end: histogram(),
+        counted: Some((produced, producers.bytes())),
     })
 }
 
@@ -380,8 +440,9 @@ async fn live<T: Transport>(
         whole_s,
         produce_s: produced.elapsed.as_secs_f64(),
         consume_s: whole_s,
-        produce: produced.latency,
+        produce: produced.latency.clone(),
         end_to_end: group.take_end_to_end(),
+        counted: Some((produced, producers.bytes())),
     })
 }
 
@@ -423,6 +484,16 @@ const HEAD: [&str; 11] = [
     "broker CPU us",
 ];
 
+const NOTES: [&str; 3] = [
+    "loop: JSON messages, one a request, acks=1, at most 5 in flight a connection; then a group reads them, \
+     commits and leaves. Native: one connection a partition (1, 4, 8 or 16), the formats of 0.10 or the \
+     oldest that the broker serves. Literal clients: one process that produces, then one that consumes",
+    "1st loop: on a fresh broker. 2nd: once more. Of literal clients the start of the processes is in them",
+    "produce: from send to acknowledgement in a closed loop, so not comparable between clients that keep \
+     more or less in flight. e2e: from send to receipt, in a pass where the group waits. broker CPU: us a \
+     message of the 2nd loop, `-` where it used less than 0.1 s",
+];
+
 fn laid_out(cells: &[String]) -> String {
     const WIDTHS: [usize; 11] = [6, 9, 14, 13, 11, 11, 10, 10, 20, 18, 14];
     let padded = cells.iter().zip(WIDTHS);
@@ -431,6 +502,25 @@ fn laid_out(cells: &[String]) -> String {
 }
 
 impl Row {
+    /// Which curve it is a point of.
+    fn line(&self) -> String {
+        format!("{} on {}", self.driver.name(), self.target)
+    }
+
+    fn point(&self, latency: fn(&Measured) -> &Latency) -> Option<Point> {
+        let measured = self.measured.as_ref()?;
+        Some(Point {
+            line: self.line(),
+            value: self.shape.scale as f64,
+            requests_per_s: measured.produced_per_s,
+            records_per_s: measured.produced_per_s,
+            megabytes_per_s: 0.0,
+            latency: latency(measured).clone(),
+            broker_cpu_us_per_request: measured.broker_cpu_us_per_message,
+            reasons: Vec::new(),
+        })
+    }
+
     fn cells(&self) -> Vec<String> {
         let mut cells = vec![
             format!("x{}", self.shape.scale),
@@ -466,26 +556,12 @@ fn readme(environment: &Environment, body: &Body, failed: &[String]) -> String {
         format!("- FAILED: {}", failed.join("; "))
     });
     lines.extend(environment.lines().into_iter().map(|line| format!("- {line}")));
-    lines.extend([
-        format!(
-            "- loop: {} JSON messages a scale, one a request, acks=1, at most {IN_FLIGHT} in flight a \
-             connection; then a group reads them, commits and leaves. Native: one connection a partition \
-             (1, 4, 8 or 16), the formats of 0.10 or the oldest that the broker serves, generator on {}. \
-             Literal clients: one process that produces, then one that consumes",
-            body.loop_messages, body.io
-        ),
-        "- 1st loop: on a fresh broker; 2nd: once more (literal clients: new processes, their start \
-         included). produce: from send to acknowledgement in a closed loop, so not comparable between \
-         drivers that keep more or less in flight. e2e: from send to receipt, in a pass where the group \
-         waits. broker CPU: us a message of the 2nd loop, `-` where that is below 0.1 s"
-            .to_owned(),
-        String::new(),
-        format!("| {} |", HEAD.join(" | ")),
-        "|---".repeat(HEAD.len()) + "|",
-    ]);
-    for row in &body.rows {
-        lines.push(format!("| {} |", row.cells().join(" | ")));
-    }
+    lines.push(format!(
+        "- generator of the native loop on {}; {} messages a scale",
+        body.io, body.loop_messages
+    ));
+    lines.push(String::new());
+    lines.extend(body.table().markdown());
     lines.push(String::new());
     lines.push("Clients and brokers:".to_owned());
     for row in &body.rows {

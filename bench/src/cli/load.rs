@@ -132,11 +132,16 @@ impl PaceArgs {
         workload.acks = self.acks;
         workload.pace = match rate {
             Rate::Max => Pace::Closed,
-            Rate::PerSecond(rate) => Pace::Open {
-                rate,
-                arrival: self.arrival,
-            },
+            Rate::PerSecond(rate) => self.at(rate),
         };
+    }
+
+    /// An open loop of so many requests a second.
+    pub(crate) fn at(&self, rate: f64) -> Pace {
+        Pace::Open {
+            rate,
+            arrival: self.arrival,
+        }
     }
 
     /// When the measurement ends.

@@ -148,6 +148,7 @@ impl Scene {
             consume_s: within_s.min(consume_s),
             produce: between(&produced.sent_ns, &produced.acked_ns)?,
             end_to_end: histogram(),
+            counted: None,
         })
     }
 
@@ -171,6 +172,7 @@ impl Scene {
             consume_s: (consumed.ended_ns - consumed.began_ns) as f64 / 1e9,
             produce: between(&produced.sent_ns, &produced.acked_ns)?,
             end_to_end: between(&produced.sent_ns, &consumed.received_ns)?,
+            counted: None,
         })
     }
 

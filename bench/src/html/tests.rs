@@ -1,0 +1,3 @@
+//! The page's structure; what it looks like, a person judges.
+
+use super::*;
