@@ -15,8 +15,8 @@ use values::{bytes, count, duration, share};
 use crate::compare::{Measure, Side};
 use crate::failure::Failure;
 use crate::fetch::FETCH_BYTES_LIMIT;
-use crate::live::{CatchUp, Readers};
 use crate::folder::OutputArgs;
+use crate::live::{CatchUp, Readers};
 use crate::phase::Limit;
 use crate::target::{Durability, Kind, SpawnArgs};
 use crate::tutorial::Driver;
@@ -153,9 +153,14 @@ impl RunArgs {
     /// The load, its end, and who reads.
     pub(crate) fn plan(&self) -> Result<(Workload, Limit, Readers), Failure> {
         let (mut workload, limit) = self.load.plan()?;
-        for (name, value, most) in [("--groups", self.groups, 1000), ("--consumers", self.consumers, 1000)] {
+        for (name, value, most) in [
+            ("--groups", self.groups, 1000),
+            ("--consumers", self.consumers, 1000),
+        ] {
             if value == 0 || value > most {
-                return Err(Failure::Usage(format!("{name} must be 1 to {most}, not {value}")));
+                return Err(Failure::Usage(format!(
+                    "{name} must be 1 to {most}, not {value}"
+                )));
             }
         }
         if self.catch_up.is_none() {

@@ -159,7 +159,10 @@ impl<C: Connection> Client<C> {
         if self.serves(frames::FETCH_KEY, frames::FETCH_VERSION) {
             return Ok(());
         }
-        let what = format!("the broker does not serve Fetch version {}", frames::FETCH_VERSION);
+        let what = format!(
+            "the broker does not serve Fetch version {}",
+            frames::FETCH_VERSION
+        );
         Err(Failure::Target(what))
     }
 

@@ -14,7 +14,9 @@ use ringlog_engine::record::{Batch, BatchReader};
 
 use crate::client::{Client, Inbox, accept};
 use crate::failure::Failure;
-use crate::frames::{FETCH_KEY, FETCH_VERSION, FETCH_VERSION_OLD, FetchFrame, parse_fetch_partitions};
+use crate::frames::{
+    FETCH_KEY, FETCH_VERSION, FETCH_VERSION_OLD, FetchFrame, parse_fetch_partitions,
+};
 use crate::group::{Age, Member};
 use crate::phase::histogram;
 use crate::produce::{Times, Verified};
@@ -87,9 +89,8 @@ pub(crate) struct Group {
 impl Group {
     /// A group that has not joined yet.
     pub(crate) fn new(plan: Plan) -> Rc<Self> {
-        let check = |(partition, begin): (usize, &i64)| {
-            LogCheck::new(partition, *begin, plan.writers)
-        };
+        let check =
+            |(partition, begin): (usize, &i64)| LogCheck::new(partition, *begin, plan.writers);
         let checks = plan.begin_offsets.iter().enumerate().map(check).collect();
         Rc::new(Self {
             checks: RefCell::new(checks),
@@ -120,6 +121,13 @@ impl Group {
     /// Whether a member has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.get()
+    }
+
+    /// Whether all up to these offsets was read.
+    pub(crate) fn has_read(&self, ends: &[i64]) -> bool {
+        let checks = self.checks.borrow();
+        let mut pairs = checks.iter().zip(ends);
+        pairs.all(|(check, end)| check.next_offset() >= *end)
     }
 
     /// The warm-up is over: what was counted until now is not told.
@@ -196,7 +204,9 @@ impl Group {
         let place = place_of(partition);
         let mut checks = self.checks.borrow_mut();
         let Some(check) = checks.get_mut(place) else {
-            return Err(Failure::Protocol(format!("records of partition {partition}")));
+            return Err(Failure::Protocol(format!(
+                "records of partition {partition}"
+            )));
         };
         let before = check.records();
         let mut damaged = None;
@@ -216,7 +226,8 @@ impl Group {
             self.first.set(self.first.get().or(Some(now)));
             self.last.set(Some(now));
         }
-        self.received.set(self.received.get() + check.records() - before);
+        self.received
+            .set(self.received.get() + check.records() - before);
         Ok(())
     }
 
@@ -247,7 +258,10 @@ impl Group {
 fn stamp(stored: &Batch<'_>) -> Option<Duration> {
     let reader = BatchReader::open(stored.bytes, BATCH_BYTES_MAX).ok()?;
     let first = reader.records().next()?.ok()?;
-    let header = first.headers.iter().find(|header| header.key == STAMP_KEY)?;
+    let header = first
+        .headers
+        .iter()
+        .find(|header| header.key == STAMP_KEY)?;
     let raw = header.value?.try_into().ok()?;
     Some(Duration::from_nanos(u64::from_be_bytes(raw)))
 }
@@ -387,7 +401,10 @@ impl<T: Transport> Consumer<T> {
     }
 
     fn starved(&self) -> Failure {
-        let partition = self.partitions.first().map_or(0, |partition| place_of(*partition));
+        let partition = self
+            .partitions
+            .first()
+            .map_or(0, |partition| place_of(*partition));
         let group = &self.group.plan.group;
         let what = format!(
             "group {group} got nothing for {} s, at offset {}",
@@ -490,5 +507,84 @@ async fn settle<C: Connection>(
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{Form, Keys, Recipe, Values};
+    use ringlog_engine::record::{Compression, batch};
+
+    fn group() -> Rc<Group> {
+        Group::new(Plan {
+            topic: "t".to_owned(),
+            begin_offsets: vec![0],
+            group: "g".to_owned(),
+            consumers: 1,
+            age: Age::New,
+            fetch_bytes_max: 1,
+            content: None,
+            clock: Clock::Stamps(Instant::now()),
+            writers: 1,
+        })
+    }
+
+    /// Batches of two records each, at these offsets.
+    fn log(base_offsets: &[i64]) -> Vec<u8> {
+        let recipe = Recipe {
+            keys: Keys::Batch,
+            values: Values::Json,
+            sizes: 0..=0,
+            seed: 1,
+        };
+        let form = Form {
+            compression: Compression::None,
+            produce_version: 7,
+            producer: None,
+            stamp: Some(1),
+        };
+        let records = recipe.records(1, 1, 2);
+        let mut log = Vec::new();
+        for base_offset in base_offsets {
+            let mut stored = form.encode(&records[0][0]).unwrap();
+            batch::patch(&mut stored, *base_offset, 0);
+            log.extend_from_slice(&stored);
+        }
+        log
+    }
+
+    fn verified(end: i64, digest: u64) -> Verified {
+        Verified {
+            records: 0,
+            ends: vec![end],
+            digests: vec![digest],
+        }
+    }
+
+    #[test]
+    fn a_group_that_read_the_log_agrees_with_it_and_no_other_does() {
+        let group = group();
+        let now = Instant::now();
+        group.take(0, &log(&[0, 2]), now).unwrap();
+        group.take(0, &log(&[2, 4]), now).unwrap(); // the broker begins with what is known
+        assert_eq!((group.received(), group.take_end_to_end().len()), (6, 3));
+        let digest = group.checks.borrow()[0].digest();
+        assert_eq!(group.agrees(&verified(6, digest)), Ok(()));
+        let lost = group.agrees(&verified(8, digest)).unwrap_err();
+        assert!(matches!(lost, Violation::Lost { .. }), "{lost}");
+        let changed = group.agrees(&verified(6, digest ^ 1)).unwrap_err();
+        assert!(matches!(changed, Violation::Changed { .. }), "{changed}");
+    }
+
+    #[test]
+    fn a_gap_and_a_changed_byte_are_found_when_they_come() {
+        let now = Instant::now();
+        let gap = group().take(0, &log(&[0, 3]), now).unwrap_err();
+        assert!(gap.to_string().contains("lost"), "{gap}");
+        let mut damaged = log(&[0]);
+        *damaged.last_mut().unwrap() ^= 1;
+        let damaged = group().take(0, &damaged, now).unwrap_err();
+        assert!(damaged.to_string().contains("changed"), "{damaged}");
     }
 }

@@ -23,7 +23,9 @@ pub(crate) enum Failure {
         in_flight: usize,
     },
     /// It closed the connection on the very first request.
-    #[error("the connection was closed on the first request (ApiVersions): is this a Kafka broker?")]
+    #[error(
+        "the connection was closed on the first request (ApiVersions): is this a Kafka broker?"
+    )]
     Hangup,
     /// The broker answered with an error code.
     #[error("{what}: the broker answered with {}", kafka_error(*code))]

@@ -76,7 +76,13 @@ impl Consumed {
         let batch_bytes = groups.iter().map(|group| group.bytes()).sum::<u64>();
         let elapsed = groups.iter().map(|group| group.reading()).max();
         let elapsed_s = elapsed.unwrap_or_default().as_secs_f64();
-        let per_s = |amount: f64| if elapsed_s > 0.0 { amount / elapsed_s } else { 0.0 };
+        let per_s = |amount: f64| {
+            if elapsed_s > 0.0 {
+                amount / elapsed_s
+            } else {
+                0.0
+            }
+        };
         Self {
             readers,
             records,
@@ -106,7 +112,12 @@ impl Consumed {
         let end_to_end = self.end_to_end.as_ref();
         let line = |latency: &Latency| latency.line("end to end") + " (intended send to receipt)";
         lines.extend(end_to_end.map(line));
-        let from_device = |share: f64| format!("device       {:.0} % of the log's bytes were read from it", share * 100.0);
+        let from_device = |share: f64| {
+            format!(
+                "device       {:.0} % of the log's bytes were read from it",
+                share * 100.0
+            )
+        };
         lines.extend(self.device_share.map(from_device));
         lines
     }
@@ -133,7 +144,9 @@ fn groups<T: Transport>(
         clock: clock.clone(),
         writers: workload.connections,
     };
-    (0..readers.groups).map(|number| Group::new(plan(number))).collect()
+    (0..readers.groups)
+        .map(|number| Group::new(plan(number)))
+        .collect()
 }
 
 type Reading = tokio::task::JoinHandle<Result<(), Failure>>;
@@ -154,7 +167,9 @@ async fn begin_reading<T: Transport>(
 async fn end_reading(readings: Vec<Reading>) -> Result<(), Failure> {
     let mut first = None;
     for reading in readings {
-        let read = reading.await.expect("a task of the generator does not panic");
+        let read = reading
+            .await
+            .expect("a task of the generator does not panic");
         first = first.or(read.err());
     }
     first.map_or(Ok(()), Err)
@@ -187,6 +202,14 @@ pub(crate) async fn live<T: Transport>(
         };
         let phase = producers.phase(limit).await;
         warmed_up = Some(phase.inspect_err(|_| groups.iter().for_each(|group| group.stop()))?);
+        let ends = producers.settled_ends(&mut client).await?;
+        // What is left of the warm-up is not to be measured. A group that never gets there fails itself.
+        while !groups
+            .iter()
+            .all(|group| group.has_read(&ends) || group.has_failed())
+        {
+            tokio::time::sleep(Duration::from_millis(2)).await; // the poll's pause
+        }
     }
     groups.iter().for_each(|group| group.restart());
     let bytes_before = producers.bytes();
@@ -208,7 +231,9 @@ pub(crate) async fn live<T: Transport>(
         }
     };
     let ends = producers.settled_ends(&mut client).await?;
-    groups.iter().for_each(|group| group.finish_at(ends.clone()));
+    groups
+        .iter()
+        .for_each(|group| group.finish_at(ends.clone()));
     end_reading(readings).await?;
     let resources = meter.stop()?;
     drop(progress);
@@ -224,7 +249,9 @@ pub(crate) async fn live<T: Transport>(
     let mut end_to_end = histogram();
     for group in &groups {
         let of_group = group.take_end_to_end();
-        end_to_end.add(&of_group).expect("both have the same bounds");
+        end_to_end
+            .add(&of_group)
+            .expect("both have the same bounds");
     }
     let consumed = Consumed::of(&groups, readers, workload.stamped.then_some(&end_to_end));
     if workload.verify {
@@ -273,7 +300,9 @@ pub(crate) async fn catch_up<T: Transport>(
     // This reading also brings the broker's fetch path up.
     let verified = producers.verify_logs(&mut client).await?;
     let groups = groups(&producers, workload, readers);
-    groups.iter().for_each(|group| group.finish_at(verified.ends.clone()));
+    groups
+        .iter()
+        .for_each(|group| group.finish_at(verified.ends.clone()));
     if from == CatchUp::Cold {
         forget(&log_directories(broker, data, &workload.topic)?)?;
     }
@@ -315,8 +344,12 @@ fn log_directories(
     topic: &str,
 ) -> Result<Vec<PathBuf>, Failure> {
     let is_log = |path: &Path| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        let number = name.as_deref().and_then(|name| name.strip_prefix(topic)?.strip_prefix('-'));
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        let number = name
+            .as_deref()
+            .and_then(|name| name.strip_prefix(topic)?.strip_prefix('-'));
         number.is_some_and(|number| number.parse::<u32>().is_ok())
     };
     let mut found = Vec::new();
@@ -333,9 +366,17 @@ fn log_directories(
             }
         }
     } else if let Some(pid) = broker.pid {
-        for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let file = fs::read_link(entry.path()).unwrap_or_default();
-            found.extend(file.parent().filter(|parent| is_log(parent)).map(Path::to_owned));
+            found.extend(
+                file.parent()
+                    .filter(|parent| is_log(parent))
+                    .map(Path::to_owned),
+            );
         }
         found.sort();
         found.dedup();
@@ -354,7 +395,11 @@ fn forget(directories: &[PathBuf]) -> Result<(), Failure> {
     for directory in directories {
         let failed = |path: &Path| format!("dropping the pages of {}", path.display());
         let entries = fs::read_dir(directory).map_err(Failure::system(failed(directory)))?;
-        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
+        for path in entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_file())
+        {
             let drop_pages = || {
                 let file = File::open(&path)?;
                 file.sync_all()?; // only clean pages can be dropped
@@ -369,6 +414,8 @@ fn forget(directories: &[PathBuf]) -> Result<(), Failure> {
 /// `read_bytes` of /proc/PID/io: what the process made the device read.
 fn device_read_bytes(pid: Option<u32>) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{}/io", pid?)).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("read_bytes:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("read_bytes:"))?;
     line.trim().parse().ok()
 }

@@ -125,12 +125,17 @@ impl Phase {
             elapsed.as_secs_f64() / (deadline - self.begin).as_secs_f64().max(1e-9)
         });
         let answered = self.answered.get();
-        let of_requests = self.requests.map(|requests| answered as f64 / requests.max(1) as f64);
+        let of_requests = self
+            .requests
+            .map(|requests| answered as f64 / requests.max(1) as f64);
         Position {
             answered,
             in_flight: self.in_flight.get(),
             elapsed,
-            share: [of_time, of_requests].into_iter().flatten().reduce(f64::max),
+            share: [of_time, of_requests]
+                .into_iter()
+                .flatten()
+                .reduce(f64::max),
         }
     }
 

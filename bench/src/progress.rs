@@ -114,7 +114,9 @@ fn line(name: &str, position: &Position, rate: f64) -> String {
 /// Best effort: who closed standard error wants no progress.
 fn tell(text: &str) {
     let mut out = std::io::stderr().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .ok();
 }
 
 #[cfg(test)]
@@ -131,7 +133,10 @@ mod tests {
         };
         let text = line("produce", &position, 250.0);
         assert!(text.starts_with("produce   [###############---"), "{text}");
-        assert!(text.contains(" 50 %  500 requests, 250/s, 4 in flight, 2 s"), "{text}");
+        assert!(
+            text.contains(" 50 %  500 requests, 250/s, 4 in flight, 2 s"),
+            "{text}"
+        );
         position.share = None;
         assert!(!line("produce", &position, 0.0).contains('['));
     }

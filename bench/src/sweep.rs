@@ -11,11 +11,11 @@ use crate::cli::{MaxArgs, RatedArgs, SweepArgs};
 use crate::client::Client;
 use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::progress::Progress;
 use crate::folder::Folder;
+use crate::progress::Progress;
 use crate::report::{Document, Measurement, Summary, fields, say};
-use crate::table;
 use crate::run::{self, Broker};
+use crate::table;
 use crate::target::Target;
 use crate::transport::Transport;
 use crate::workload::Workload;
@@ -114,11 +114,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    async fn attempt<T: Transport>(
-        &self,
-        rate: f64,
-        role: &'static str,
-    ) -> Result<Point, Failure> {
+    async fn attempt<T: Transport>(&self, rate: f64, role: &'static str) -> Result<Point, Failure> {
         let mut workload = self.args.workload(rate)?;
         workload.topic = format!("{}-{}", workload.topic, self.body.points.len());
         let broker = Broker {
@@ -181,17 +177,21 @@ impl<'a> Scene<'a> {
             workload.pace = self.args.pace.at(point.rate);
             let label = format!("{} {:.0} requests/s", point.role, point.rate);
             let target = &self.body.target;
-            Measurement::new(label.trim(), target, fields(&workload), point.summary.clone())
-                .in_group(&format!("{:.0} requests/s", point.rate))
+            Measurement::new(
+                label.trim(),
+                target,
+                fields(&workload),
+                point.summary.clone(),
+            )
+            .in_group(&format!("{:.0} requests/s", point.rate))
         };
         self.body.points.iter().map(of).collect()
     }
 
     fn curve(&self) -> table::Sweep {
         let line = self.args.target.name();
-        let point = |point: &Point| {
-            table::Point::of(&line, point.rate, &point.summary, &point.reasons)
-        };
+        let point =
+            |point: &Point| table::Point::of(&line, point.rate, &point.summary, &point.reasons);
         table::Sweep {
             title: "Rate and latency".to_owned(),
             variable: "requests/s asked for".to_owned(),
@@ -377,7 +377,8 @@ pub(crate) fn objective(text: &str) -> Result<Objective, String> {
         (number > 0.0).then_some(number * factor)
     };
     Ok(Objective {
-        quantile: percentile / 100.0,
+        // Six digits: 99.9 / 100 is not 0.999.
+        quantile: (percentile * 1e4).round() / 1e6,
         below_us: units.into_iter().find_map(in_us).ok_or_else(form)?,
     })
 }
@@ -392,7 +393,9 @@ mod tests {
         assert_eq!(read("p99<5ms"), Ok((0.99, 5000.0)));
         assert_eq!(read("p99.9 < 800us"), Ok((0.999, 800.0)));
         assert_eq!(read("p50<=1s"), Ok((0.5, 1e6)));
-        for wrong in ["p99", "99<5ms", "p99<5", "p0<1ms", "p101<1ms", "p99<0ms", ""] {
+        for wrong in [
+            "p99", "99<5ms", "p99<5", "p0<1ms", "p101<1ms", "p99<0ms", "",
+        ] {
             assert!(objective(wrong).is_err(), "{wrong}");
         }
     }

@@ -6,6 +6,7 @@
 //! native driver repeats the thousand messages; literal clients (`drivers`) run beside it as they are.
 
 mod drivers;
+mod rows;
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -25,10 +26,9 @@ use crate::phase::{Counted, Limit, histogram};
 use crate::produce::Producers;
 use crate::progress::Progress;
 use crate::records::{Keys, Values};
-use crate::report::{Document, Latency, Measurement, Summary, fields, say};
+use crate::report::{Document, Latency, Summary, say};
 use crate::resources::{Meter, Resources};
 use crate::run::Broker;
-use crate::table::{Cell, Point, Sweep, Table};
 use crate::transport::Transport;
 use crate::verify::Content;
 use crate::workload::Workload;
@@ -159,7 +159,11 @@ struct Body {
 pub(crate) async fn tutorial<T: Transport>(args: &TutorialArgs) -> Result<(), Failure> {
     let folder = args.output.claim()?;
     let environment = Environment::capture(&args.spawn_args.work_dir());
-    if args.scale.iter().any(|scale| *scale == 0 || *scale > 10_000) {
+    if args
+        .scale
+        .iter()
+        .any(|scale| *scale == 0 || *scale > 10_000)
+    {
         return Err(Failure::Usage("--scale must be 1 to 10000".to_owned()));
     }
     let mut body = Body {
@@ -168,14 +172,13 @@ pub(crate) async fn tutorial<T: Transport>(args: &TutorialArgs) -> Result<(), Fa
         seed: args.seed,
         rows: Vec::new(),
     };
-    let head = HEAD.map(str::to_owned);
-    say(&laid_out(&head));
+    say(&rows::head());
     for scale in &args.scale {
         for target in &args.target {
             for driver in &args.driver {
                 let name = format!("{}-{}", std::process::id(), body.rows.len());
                 let row = row::<T>(args, (target, *driver), *scale, name).await?;
-                say(&laid_out(&row.cells()));
+                say(&rows::line(&row));
                 body.rows.push(row);
             }
         }
@@ -183,11 +186,14 @@ pub(crate) async fn tutorial<T: Transport>(args: &TutorialArgs) -> Result<(), Fa
     let failed = body.rows.iter().filter_map(|row| {
         let reason = row.failed.as_ref()?;
         let (driver, target) = (row.driver.name(), &row.target);
-        Some(format!("x{} {driver} on {target}: {reason}", row.shape.scale))
+        Some(format!(
+            "x{} {driver} on {target}: {reason}",
+            row.shape.scale
+        ))
     });
     let failed: Vec<_> = failed.collect();
     if let Some(folder) = &folder {
-        let text = readme(&environment, &body, &failed);
+        let text = rows::readme(&environment, &body, &failed);
         let (measurements, curves, table) = (body.measurements(), body.curves(), body.table());
         let document = match &failed[..] {
             [] => Document::new("tutorial", environment, Vec::new(), body),
@@ -200,7 +206,10 @@ pub(crate) async fn tutorial<T: Transport>(args: &TutorialArgs) -> Result<(), Fa
     if failed.is_empty() {
         return Ok(());
     }
-    Err(Failure::Target(format!("not measured: {}", failed.join("; "))))
+    Err(Failure::Target(format!(
+        "not measured: {}",
+        failed.join("; ")
+    )))
 }
 
 /// A fresh broker and the loop on it. What fails is the row's, not the table's.
@@ -322,47 +331,6 @@ fn measured(
     }
 }
 
-impl Body {
-    fn measurements(&self) -> Vec<Measurement> {
-        let of = |row: &Row| {
-            let (workload, summary) = row.measured.as_ref()?.produce_summary.as_ref()?;
-            let label = format!("x{} {}", row.shape.scale, row.line());
-            let workload = fields(workload);
-            Some(Measurement::new(&label, &row.command, workload, summary.clone()))
-        };
-        self.rows.iter().filter_map(of).collect()
-    }
-
-    fn table(&self) -> Table {
-        let row = |row: &Row| {
-            let number = |text: &String| text.parse().map_or(Cell::Text(text.clone()), Cell::Number);
-            let mut cells: Vec<_> = row.cells().iter().map(number).collect();
-            cells.resize(HEAD.len(), Cell::of(None));
-            cells
-        };
-        Table {
-            title: "The loop, by scale".to_owned(),
-            columns: HEAD.map(str::to_owned).to_vec(),
-            rows: self.rows.iter().map(row).collect(),
-            notes: NOTES.map(str::to_owned).to_vec(),
-        }
-    }
-
-    /// Over the scale: what is produced, and how late it comes.
-    fn curves(&self) -> Vec<Sweep> {
-        let curve = |title: &str, latency: fn(&Measured) -> &Latency| Sweep {
-            title: title.to_owned(),
-            variable: "scale".to_owned(),
-            points: self.rows.iter().filter_map(|row| row.point(latency)).collect(),
-            objective: None,
-        };
-        vec![
-            curve("Produce, by scale", |measured| &measured.produce),
-            curve("End to end, by scale", |measured| &measured.end_to_end),
-        ]
-    }
-}
-
 fn limit(shape: Shape) -> Limit {
     Limit {
         duration: None,
@@ -433,7 +401,9 @@ async fn live<T: Transport>(
     let produced = producers.phase(limit(shape)).await;
     let produced = produced.inspect_err(|_| group.stop())?;
     group.finish_at(producers.settled_ends(&mut client).await?);
-    reading.await.expect("a task of the generator does not panic")?;
+    reading
+        .await
+        .expect("a task of the generator does not panic")?;
     let whole_s = began.elapsed().as_secs_f64();
     check(&mut client, &producers, workload, &group, shape).await?;
     Ok(Pass {
@@ -468,107 +438,6 @@ async fn check<T: Transport>(
         }
     }
     Ok(())
-}
-
-const HEAD: [&str; 11] = [
-    "scale",
-    "messages",
-    "target",
-    "driver",
-    "1st loop s",
-    "2nd loop s",
-    "produce/s",
-    "consume/s",
-    "produce p50/p99 us",
-    "e2e p50/p99 us",
-    "broker CPU us",
-];
-
-const NOTES: [&str; 3] = [
-    "loop: JSON messages, one a request, acks=1, at most 5 in flight a connection; then a group reads them, \
-     commits and leaves. Native: one connection a partition (1, 4, 8 or 16), the formats of 0.10 or the \
-     oldest that the broker serves. Literal clients: one process that produces, then one that consumes",
-    "1st loop: on a fresh broker. 2nd: once more. Of literal clients the start of the processes is in them",
-    "produce: from send to acknowledgement in a closed loop, so not comparable between clients that keep \
-     more or less in flight. e2e: from send to receipt, in a pass where the group waits. broker CPU: us a \
-     message of the 2nd loop, `-` where it used less than 0.1 s",
-];
-
-fn laid_out(cells: &[String]) -> String {
-    const WIDTHS: [usize; 11] = [6, 9, 14, 13, 11, 11, 10, 10, 20, 18, 14];
-    let padded = cells.iter().zip(WIDTHS);
-    let padded: String = padded.map(|(cell, width)| format!("{cell:<width$} ")).collect();
-    padded.trim_end().to_owned()
-}
-
-impl Row {
-    /// Which curve it is a point of.
-    fn line(&self) -> String {
-        format!("{} on {}", self.driver.name(), self.target)
-    }
-
-    fn point(&self, latency: fn(&Measured) -> &Latency) -> Option<Point> {
-        let measured = self.measured.as_ref()?;
-        Some(Point {
-            line: self.line(),
-            value: self.shape.scale as f64,
-            requests_per_s: measured.produced_per_s,
-            records_per_s: measured.produced_per_s,
-            megabytes_per_s: 0.0,
-            latency: latency(measured).clone(),
-            broker_cpu_us_per_request: measured.broker_cpu_us_per_message,
-            reasons: Vec::new(),
-        })
-    }
-
-    fn cells(&self) -> Vec<String> {
-        let mut cells = vec![
-            format!("x{}", self.shape.scale),
-            self.shape.messages.to_string(),
-            self.target.clone(),
-            self.driver.name().to_owned(),
-        ];
-        let Some(measured) = &self.measured else {
-            let reason = self.failed.as_deref().unwrap_or("not run");
-            cells.push(format!("FAILED: {}", reason.replace('\n', " ")));
-            return cells;
-        };
-        let pair = |latency: &Latency| format!("{:.0}/{:.0}", latency.p50_us(), latency.p99_us());
-        let cpu = measured.broker_cpu_us_per_message;
-        cells.extend([
-            format!("{:.3}", measured.first_loop_s),
-            format!("{:.3}", measured.second_loop_s),
-            format!("{:.0}", measured.produced_per_s),
-            format!("{:.0}", measured.consumed_per_s),
-            pair(&measured.produce),
-            pair(&measured.end_to_end),
-            cpu.map_or("-".to_owned(), |cpu| format!("{cpu:.2}")),
-        ]);
-        cells
-    }
-}
-
-fn readme(environment: &Environment, body: &Body, failed: &[String]) -> String {
-    let mut lines = vec!["# The tutorial's loop, and what becomes of it".to_owned(), String::new()];
-    lines.push(if failed.is_empty() {
-        "- valid: every message of every pass was there, once, in order".to_owned()
-    } else {
-        format!("- FAILED: {}", failed.join("; "))
-    });
-    lines.extend(environment.lines().into_iter().map(|line| format!("- {line}")));
-    lines.push(format!(
-        "- generator of the native loop on {}; {} messages a scale",
-        body.io, body.loop_messages
-    ));
-    lines.push(String::new());
-    lines.extend(body.table().markdown());
-    lines.push(String::new());
-    lines.push("Clients and brokers:".to_owned());
-    for row in &body.rows {
-        let client = row.measured.as_ref().map_or("-", |measured| &measured.client);
-        lines.push(format!("- x{} {client}: `{}`", row.shape.scale, row.command));
-    }
-    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]

@@ -204,6 +204,7 @@ impl Catalog {
     }
 
     /// The pools, by connection.
+    #[cfg(test)]
     pub(crate) fn pools(&self) -> &[Vec<Vec<u8>>] {
         &self.pools
     }

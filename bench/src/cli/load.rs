@@ -9,7 +9,8 @@ use ringlog_engine::record::Compression;
 
 use super::TargetArgs;
 use super::values::{
-    Grid, acks, bytes, compression, count, duration, grid, keys, precision, rate, rate_number, sizes,
+    Grid, acks, bytes, compression, count, duration, grid, keys, precision, rate, rate_number,
+    sizes,
 };
 use crate::failure::Failure;
 use crate::frames::PRODUCE_VERSION;
@@ -66,7 +67,10 @@ pub(crate) struct LoadArgs {
 impl LoadArgs {
     /// As a workload, closed loop.
     pub(crate) fn workload(&self) -> Result<Workload, Failure> {
-        let (least, most) = (size(*self.record_bytes.start())?, size(*self.record_bytes.end())?);
+        let (least, most) = (
+            size(*self.record_bytes.start())?,
+            size(*self.record_bytes.end())?,
+        );
         let values = match &self.payload_file {
             Some(path) => read_lines(path)?,
             None => Values::Random,

@@ -2,7 +2,11 @@
 
 /// Name, the words it stands for (the subcommand first), and what it is.
 const PRESETS: [(&str, &str, &str); 6] = [
-    ("tutorial", "tutorial", "the tutorial's loop: 1000 messages, then a group"),
+    (
+        "tutorial",
+        "tutorial",
+        "the tutorial's loop: 1000 messages, then a group",
+    ),
     (
         "tailing",
         "run --rate 1k --record-bytes 100 --batch-bytes 1 --groups 1 --consumers 1",
@@ -45,7 +49,10 @@ pub(crate) fn expand(words: Vec<String>) -> Result<Vec<String>, String> {
     };
     let Some((_, preset, _)) = PRESETS.iter().find(|(known, ..)| *known == name) else {
         let known = PRESETS.map(|(name, _, what)| format!("  {name:<16} {what}"));
-        return Err(format!("no preset {name:?}; there are\n{}", known.join("\n")));
+        return Err(format!(
+            "no preset {name:?}; there are\n{}",
+            known.join("\n")
+        ));
     };
     let mut rest = words;
     rest.drain(at..(at + taken).min(rest.len()));
@@ -73,14 +80,24 @@ mod tests {
     #[test]
     fn a_preset_stands_before_what_is_said_besides() {
         let same = Ok("b --io epoll tutorial --scale 10".to_owned());
-        assert_eq!(expanded("b --io epoll run --preset tutorial --scale 10"), same);
+        assert_eq!(
+            expanded("b --io epoll run --preset tutorial --scale 10"),
+            same
+        );
         assert_eq!(expanded("b --io epoll --preset=tutorial --scale 10"), same);
         assert_eq!(
             expanded("b --io epoll run --scale 10 --preset tutorial"),
             Ok("b --io epoll tutorial --scale 10".to_owned())
         );
-        assert_eq!(expanded("b produce --rate 5"), Ok("b produce --rate 5".to_owned()));
-        assert!(expanded("b run --preset nothing").unwrap_err().contains("fan-out"));
+        assert_eq!(
+            expanded("b produce --rate 5"),
+            Ok("b produce --rate 5".to_owned())
+        );
+        assert!(
+            expanded("b run --preset nothing")
+                .unwrap_err()
+                .contains("fan-out")
+        );
         assert!(expanded("b run --preset").is_err());
     }
 }

@@ -139,7 +139,9 @@ pub(crate) struct Grid(pub(crate) Vec<f64>);
 fn points(text: &str) -> Result<Vec<f64>, String> {
     const POINTS_MAX: usize = 200;
     let Some((least, rest)) = text.split_once("..") else {
-        let points = text.split(',').map(|number| count(number).map(|n| n as f64));
+        let points = text
+            .split(',')
+            .map(|number| count(number).map(|n| n as f64));
         return points.collect();
     };
     let (most, step) = rest

@@ -320,6 +320,24 @@ fn each_fault_of_a_broker_fails_the_run() {
 }
 
 #[test]
+fn each_fault_is_also_found_where_records_are_compared() {
+    let built = Workload {
+        build: crate::workload::Build::Each,
+        ..workload()
+    };
+    let run = run_epoll(load::<Epoll>(Fault::None, built.clone()));
+    assert_eq!(run.unwrap().unwrap().summary.verified_records, Some(1000));
+    for fault in [Fault::Lose, Fault::Double, Fault::Swap, Fault::Change] {
+        let failure = run_epoll(load::<Epoll>(fault, built.clone())).unwrap();
+        let failure = failure.unwrap_err();
+        assert!(
+            matches!(failure, Failure::Violation(_)),
+            "{fault:?}: {failure}"
+        );
+    }
+}
+
+#[test]
 fn a_refusing_and_a_dying_broker_fail_the_run() {
     let failure = run_epoll(load::<Epoll>(Fault::Refuse, workload()))
         .unwrap()

@@ -101,7 +101,9 @@ pub(super) async fn run<T: Transport>(
     let resources = meter.stop()?;
     let live = scene.live(&topic("live")).await?;
     for name in ["first", "second", "live"] {
-        let ends = control.log_end_offsets(&topic(name), shape.partitions).await?;
+        let ends = control
+            .log_end_offsets(&topic(name), shape.partitions)
+            .await?;
         let end = ends.iter().sum::<i64>().cast_unsigned();
         if end != shape.messages {
             let what = format!("{end} of {} messages are in the log", shape.messages);
@@ -125,7 +127,10 @@ fn prepare(script: &Path, words: &[&str]) -> Result<Prepared, Failure> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.trim().lines().last().unwrap_or("no reason given");
-        return Err(Failure::Target(format!("{} cannot run here: {last}", words[0])));
+        return Err(Failure::Target(format!(
+            "{} cannot run here: {last}",
+            words[0]
+        )));
     }
     serde_json::from_slice(&output.stdout)
         .map_err(|error| Failure::Target(format!("{}: {error}", script.display())))
@@ -186,14 +191,19 @@ impl Scene {
         let log = out.with_extension("log");
         let failed = |path: &Path| format!("making {}", path.display());
         let log_file = File::create(&log).map_err(Failure::system(failed(&log)))?;
-        let errors = log_file.try_clone().map_err(Failure::system(failed(&log)))?;
+        let errors = log_file
+            .try_clone()
+            .map_err(Failure::system(failed(&log)))?;
         let mut words = self.prepared.command.iter();
         let program = words.next().map_or("", |word| word);
         let mut command = Command::new(program);
         command
             .args(words)
             .args([what, &self.broker.address.to_string(), topic])
-            .args([self.shape.messages.to_string(), self.shape.partitions.to_string()])
+            .args([
+                self.shape.messages.to_string(),
+                self.shape.partitions.to_string(),
+            ])
             .arg(&out)
             .arg(self.api_version);
         if let Some(ready) = ready {
@@ -206,12 +216,18 @@ impl Scene {
     }
 
     fn is_running(&self, client: &mut LiteralClient) -> Result<bool, Failure> {
-        let ended = client.0.try_wait().map_err(Failure::system("waiting for a client"))?;
+        let ended = client
+            .0
+            .try_wait()
+            .map_err(Failure::system("waiting for a client"))?;
         Ok(ended.is_none())
     }
 
     /// Waits for the client's end and reads its times.
-    async fn result<R: for<'a> Deserialize<'a>>(&self, mut client: LiteralClient) -> Result<R, Failure> {
+    async fn result<R: for<'a> Deserialize<'a>>(
+        &self,
+        mut client: LiteralClient,
+    ) -> Result<R, Failure> {
         let began = Instant::now();
         let thousands = u32::try_from(self.shape.messages / 1000).unwrap_or(u32::MAX);
         let patience = PATIENCE + PATIENCE_PER_THOUSAND * thousands;
@@ -237,7 +253,9 @@ impl Scene {
 fn between(from: &[u64], to: &[u64]) -> Result<Histogram<u64>, Failure> {
     let mut times = histogram();
     if from.len() != to.len() || to.contains(&0) {
-        return Err(Failure::Target("a client lost some of its times".to_owned()));
+        return Err(Failure::Target(
+            "a client lost some of its times".to_owned(),
+        ));
     }
     for (from, to) in from.iter().zip(to) {
         times.saturating_record(to.saturating_sub(*from).max(1));
@@ -261,6 +279,9 @@ mod tests {
         let missing = prepare(Path::new("/no/such/prepare"), &["java"]).unwrap_err();
         assert!(missing.to_string().contains("--driver-script"), "{missing}");
         let refused = prepare(Path::new("/bin/false"), &["java"]).unwrap_err();
-        assert!(refused.to_string().contains("java cannot run here"), "{refused}");
+        assert!(
+            refused.to_string().contains("java cannot run here"),
+            "{refused}"
+        );
     }
 }

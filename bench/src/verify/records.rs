@@ -114,7 +114,10 @@ impl Records {
             };
             let key = expected.record.key.as_ref().map(|key| &key[..]);
             if record.key != key || record.value != Some(&expected.record.value[..]) {
-                let what = format!("not the record that connection {} sent", expected.connection);
+                let what = format!(
+                    "not the record that connection {} sent",
+                    expected.connection
+                );
                 return Err(changed(due, &what));
             }
             if expected.ends_batch {

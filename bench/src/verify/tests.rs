@@ -28,7 +28,11 @@ fn log(catalog: &Catalog, batches: &[(usize, usize)]) -> Vec<u8> {
 fn read(batches: &[(usize, usize)], sent: &[u64]) -> Result<(), Violation> {
     let catalog = catalog();
     let mut check = LogCheck::new(0, 0, 2);
-    check.read(&log(&catalog, batches), Some(&Content::Bytes(Rc::clone(&catalog))), |_| {})?;
+    check.read(
+        &log(&catalog, batches),
+        Some(&Content::Bytes(Rc::clone(&catalog))),
+        |_| {},
+    )?;
     check.finish(3 * batches.len() as i64, sent)
 }
 
@@ -70,12 +74,15 @@ fn a_changed_byte_and_a_gap_of_offsets_are_found() {
     let mut bytes = log(&catalog, &[(0, 0)]);
     *bytes.last_mut().unwrap() ^= 1;
     let mut check = LogCheck::new(0, 0, 2);
-    let changed = check.read(&bytes, Some(&Content::Bytes(Rc::clone(&catalog))), |_| {}).unwrap_err();
+    let changed = check
+        .read(&bytes, Some(&Content::Bytes(Rc::clone(&catalog))), |_| {})
+        .unwrap_err();
     assert!(matches!(changed, Violation::Changed { .. }), "{changed}");
 
     let mut bytes = log(&catalog, &[(0, 0)]);
     batch::patch(&mut bytes, 1, 0);
-    let gap = LogCheck::new(0, 0, 2).read(&bytes, Some(&Content::Bytes(Rc::clone(&catalog))), |_| {});
+    let gap =
+        LogCheck::new(0, 0, 2).read(&bytes, Some(&Content::Bytes(Rc::clone(&catalog))), |_| {});
     assert!(matches!(gap, Err(Violation::Lost { .. })), "{gap:?}");
 }
 
@@ -84,10 +91,17 @@ fn a_cut_off_last_batch_is_left_for_the_next_fetch() {
     let catalog = catalog();
     let bytes = log(&catalog, &[(0, 0), (0, 1)]);
     let mut check = LogCheck::new(0, 0, 2);
-    let read = check.read(&bytes[..bytes.len() - 1], Some(&Content::Bytes(Rc::clone(&catalog))), |_| {});
+    let read = check.read(
+        &bytes[..bytes.len() - 1],
+        Some(&Content::Bytes(Rc::clone(&catalog))),
+        |_| {},
+    );
     assert_eq!((read, check.next_offset()), (Ok(1), 3));
     // The next answer may begin with the batch that was read already.
-    assert_eq!(check.read(&bytes, Some(&Content::Bytes(Rc::clone(&catalog))), |_| {}), Ok(1));
+    assert_eq!(
+        check.read(&bytes, Some(&Content::Bytes(Rc::clone(&catalog))), |_| {}),
+        Ok(1)
+    );
     assert_eq!((check.next_offset(), check.records()), (6, 6));
     assert_eq!(check.bytes(), bytes.len() as u64);
 }
