@@ -80,6 +80,45 @@ pub(crate) enum Command {
     SelfTest(SelfTestArgs),
     /// Instructions and CPU time of the hot paths against the committed baseline
     Gate(GateArgs),
+    /// Draw results again, or several side by side in one page
+    Report(ReportArgs),
+    /// Bring in what other tools know: OpenMessaging workloads and results, kafka-producer-perf-test
+    Import(ImportArgs),
+    /// What results record of this machine
+    Env(EnvArgs),
+}
+
+/// `report`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReportArgs {
+    /// Folders of results, or result.json files
+    #[arg(required = true, value_name = "DIR|result.json")]
+    pub(crate) results: Vec<PathBuf>,
+    /// The page [default: report.html in the folder of a single result, else here]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `import`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImportArgs {
+    /// An OpenMessaging workload (YAML), its result (JSON), or the output of kafka-producer-perf-test
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Where a result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `env`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EnvArgs {
+    /// As env.json has it
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where data directories would be made [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) work_dir: Option<PathBuf>,
 }
 
 /// Which broker, and where the result goes.

@@ -64,8 +64,20 @@ pub(crate) struct Folder {
 impl Folder {
     /// `path`, if it is not there, is empty or holds a result of ours.
     pub(crate) fn claim(path: &Path, name: Option<String>) -> Result<Self, Failure> {
-        let shown = path.display();
-        let refuse = |why: &str| Err(Failure::Usage(format!("{shown} {why}")));
+        let folder = Self {
+            path: path.to_owned(),
+            name,
+        };
+        folder.check()?;
+        // A parent that is read-only is found now and not after the run.
+        let stage = folder.stage()?;
+        fs::remove_dir(&stage).map_err(writing(&stage))?;
+        Ok(folder)
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let path = &self.path;
+        let refuse = |why: &str| Err(Failure::Usage(format!("{} {why}", path.display())));
         match fs::symlink_metadata(path) {
             Ok(metadata) if metadata.is_dir() => {
                 let mut entries = fs::read_dir(path).map_err(reading(path))?;
@@ -74,19 +86,12 @@ impl Folder {
                         "holds files but no result of ringlog-bench: name another folder, or empty it",
                     );
                 }
+                Ok(())
             }
-            Ok(_) => return refuse("is there and is no folder: name another with -o"),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(reading(path)(error)),
+            Ok(_) => refuse("is there and is no folder: name another with -o"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(reading(path)(error)),
         }
-        let folder = Self {
-            path: path.to_owned(),
-            name,
-        };
-        // A parent that is read-only is found now and not after the run.
-        let stage = folder.stage()?;
-        fs::remove_dir(&stage).map_err(writing(&stage))?;
-        Ok(folder)
     }
 
     /// `results/<date>-<name>`, or with `-2`, `-3` behind it.
@@ -145,7 +150,7 @@ impl Folder {
         if fs::rename(stage, &self.path).is_ok() {
             return Ok(());
         }
-        Self::claim(&self.path, None)?;
+        self.check()?;
         for (name, _) in files {
             let path = self.path.join(name);
             fs::rename(stage.join(name), &path).map_err(writing(&path))?;

@@ -57,6 +57,7 @@ pub(crate) fn interval_log(
     let mut log = Vec::new();
     let mut serializer = V2DeflateSerializer::new();
     let mut builder = IntervalLogWriterBuilder::new();
+    builder.add_comment("[Histogram log format version 1.3]");
     for comment in comments {
         builder.add_comment(&comment.replace(['\n', '\r'], " "));
     }

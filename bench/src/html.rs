@@ -192,7 +192,10 @@ fn own(measurement: &Measurement) -> Vec<Figure> {
         None => Line::sparse(name, series, latency),
     };
     let mut lines = Vec::new();
-    let note = if summary.open_loop {
+    let note = if !summary.is_measured() {
+        lines.extend(line("as it was told", 0, &summary.latency));
+        "Imported: only the points are known, and they count from the send, not from the intended time."
+    } else if summary.open_loop {
         lines.extend(line("from the intended send time", 0, &summary.latency));
         let service = line("service time, from the send", 1, &summary.service_time);
         lines.extend(service.map(|line| line.with_class("dashed")));

@@ -30,6 +30,7 @@ mod gate;
 mod group;
 mod hdr;
 mod html;
+mod import;
 mod live;
 mod marks;
 mod patch;
@@ -37,6 +38,7 @@ mod phase;
 mod produce;
 mod progress;
 mod records;
+mod redraw;
 mod report;
 mod resources;
 mod run;
@@ -82,7 +84,12 @@ fn main() -> ExitCode {
     if cli.count_system_calls {
         resources::request_system_calls();
     }
-    let result = match cli.io {
+    // What loads nothing needs no ring.
+    let io = match cli.command {
+        Command::Report(_) | Command::Import(_) | Command::Env(_) => Io::Epoll,
+        _ => cli.io,
+    };
+    let result = match io {
         Io::Uring => transport::run_uring(execute::<Uring>(cli.command)),
         Io::Epoll => transport::run_epoll(execute::<Epoll>(cli.command)),
     };
@@ -140,6 +147,9 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
             pin(args.spawn_args.no_pin)?;
             gate::gate::<T>(&args).await
         }
+        Command::Report(args) => redraw::report(&args),
+        Command::Import(args) => import::import(&args),
+        Command::Env(args) => redraw::env(&args),
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::failure::Failure;
 use crate::series::{Recorded, Recorder};
+use crate::transport::Connection;
 
 /// A broker that answers nothing for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -317,8 +318,9 @@ fn wake(waker: &RefCell<Option<Waker>>) {
     }
 }
 
-/// Waits until `time`: the runtime's timers know milliseconds, so the last of it is spent polling.
-pub(crate) async fn wait_until(time: Instant) {
+/// Waits until `time`: the runtime's timers know milliseconds, so the last of it is spent polling, and
+/// every turn of it hands what other connections want to send to the kernel.
+pub(crate) async fn wait_until(connection: &impl Connection, time: Instant) {
     const TIMER: Duration = Duration::from_millis(2);
     loop {
         let left = time.saturating_duration_since(Instant::now());
@@ -328,7 +330,7 @@ pub(crate) async fn wait_until(time: Instant) {
         if left > TIMER {
             tokio::time::sleep(left - TIMER).await;
         } else {
-            tokio::task::yield_now().await;
+            connection.turn().await;
         }
     }
 }

@@ -321,7 +321,7 @@ impl<C: Connection> Writer<'_, C> {
         loop {
             let intended = schedule.intended().map(|time| phase.began() + time);
             if let Some(intended) = intended {
-                wait_until(intended).await;
+                wait_until(self.connection, intended).await;
             }
             let had_room = self.window.has_room();
             self.window.room().await;

@@ -10,8 +10,8 @@ use crate::environment::Environment;
 use crate::hdr;
 use crate::phase::Counted;
 use crate::resources::Resources;
-use crate::series::{Interval, PerRequest};
-use crate::table::{Sweep, Table};
+use crate::series::{Interval, PerRequest, number};
+use crate::table::{Sweep, Table, digits};
 
 /// Of every `result.json`; a change of meaning gets a new number.
 pub(crate) const SCHEMA: &str = "bench/2";
@@ -162,6 +162,22 @@ impl Document {
         reasons: Vec<String>,
         body: impl Serialize,
     ) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            name: kind.to_owned(),
+            imported_from: None,
+            environment: Some(environment),
+            details: fields(body),
+            ..Self::imported("", reasons, Vec::new())
+        }
+    }
+
+    /// A result of other tools.
+    pub(crate) fn imported(
+        from: &str,
+        reasons: Vec<String>,
+        measurements: Vec<Measurement>,
+    ) -> Self {
         let status = if reasons.is_empty() {
             Status::Valid
         } else {
@@ -169,18 +185,18 @@ impl Document {
         };
         Self {
             schema: SCHEMA.to_owned(),
-            kind: kind.to_owned(),
-            name: kind.to_owned(),
+            kind: "import".to_owned(),
+            name: "import".to_owned(),
             status,
             reasons,
-            imported_from: None,
-            environment: Some(environment),
-            measurements: Vec::new(),
+            imported_from: Some(from.to_owned()),
+            environment: None,
+            measurements,
             tables: Vec::new(),
             sweeps: Vec::new(),
             effects: Vec::new(),
             readme: None,
-            details: fields(body),
+            details: Map::new(),
         }
     }
 
@@ -274,22 +290,53 @@ pub(crate) fn say(line: &str) {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) count: u64,
+    #[serde(deserialize_with = "number")]
     pub(crate) mean_us: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) stdev_us: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) min_us: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) p50_us: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) p75_us: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) p90_us: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) p95_us: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) p99_us: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) p99_9_us: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) p99_99_us: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) max_us: f64,
     /// Everything, in nanoseconds: HdrHistogram V2, deflated, base64. Empty if there is none (imported).
     pub(crate) hdr_v2_deflate: String,
 }
 
 impl Latency {
+    /// Of another tool, which does not tell what is left as it is here.
+    pub(crate) fn unmeasured() -> Self {
+        let unknown = f64::NAN;
+        Self {
+            count: 0,
+            mean_us: unknown,
+            stdev_us: unknown,
+            min_us: unknown,
+            p50_us: unknown,
+            p75_us: unknown,
+            p90_us: unknown,
+            p95_us: unknown,
+            p99_us: unknown,
+            p99_9_us: unknown,
+            p99_99_us: unknown,
+            max_us: unknown,
+            hdr_v2_deflate: String::new(),
+        }
+    }
+
     /// Of a histogram of nanoseconds.
     pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         let us = |nanoseconds: u64| nanoseconds as f64 / 1e3;
@@ -344,17 +391,20 @@ impl Latency {
 /// A measured phase of producing or fetching.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    /// Requests answered.
+    /// Requests answered; 0 in what is imported from a tool that does not tell.
     pub(crate) requests: u64,
     /// Records in them.
     pub(crate) records: u64,
     /// Bytes of record batches, headers included: what "GB" counts.
     pub(crate) batch_bytes: u64,
     /// From the first request to the last answer.
+    #[serde(deserialize_with = "number")]
     pub(crate) elapsed_s: f64,
     /// Throughput.
+    #[serde(deserialize_with = "number")]
     pub(crate) records_per_s: f64,
     /// Throughput in 10^6 bytes of batches.
+    #[serde(deserialize_with = "number")]
     pub(crate) megabytes_per_s: f64,
     /// Whether requests left by a schedule.
     pub(crate) open_loop: bool,
@@ -364,7 +414,11 @@ pub(crate) struct Summary {
     pub(crate) service_time: Latency,
     /// How late the generator was.
     pub(crate) generator_lag: Latency,
-    /// Both sides.
+    /// Both sides; missing in what is imported.
+    #[serde(
+        default = "Resources::unmeasured",
+        skip_serializing_if = "Resources::is_unmeasured"
+    )]
     pub(crate) resources: Resources,
     /// Broker CPU per request.
     pub(crate) broker_cpu_us_per_request: Option<f64>,
@@ -385,12 +439,46 @@ pub(crate) struct Summary {
     /// Records read back and compared; `None` without verification.
     pub(crate) verified_records: Option<u64>,
     /// When the measured phase began, in seconds since 1970.
+    #[serde(deserialize_with = "number")]
     pub(crate) began_unix_s: f64,
     /// What happened when.
     pub(crate) intervals: Vec<Interval>,
 }
 
 impl Summary {
+    /// Of another tool, which does not tell what is left as it is here.
+    pub(crate) fn unmeasured() -> Self {
+        Self {
+            requests: 0,
+            records: 0,
+            batch_bytes: 0,
+            elapsed_s: f64::NAN,
+            records_per_s: f64::NAN,
+            megabytes_per_s: f64::NAN,
+            open_loop: false,
+            latency: Latency::unmeasured(),
+            service_time: Latency::unmeasured(),
+            generator_lag: Latency::unmeasured(),
+            resources: Resources::unmeasured(),
+            broker_cpu_us_per_request: None,
+            broker_cpu_s_per_gigabyte: None,
+            write_amplification: None,
+            broker_cpu_s_per_million_records: None,
+            broker_cpu_s_per_million_requests: None,
+            device_write_amplification: None,
+            ring_entries_per_record: None,
+            system_calls_per_record: None,
+            verified_records: None,
+            began_unix_s: f64::NAN,
+            intervals: Vec::new(),
+        }
+    }
+
+    /// Whether this harness measured it.
+    pub(crate) fn is_measured(&self) -> bool {
+        !self.resources.is_unmeasured()
+    }
+
     /// Puts a phase and what it used together.
     pub(crate) fn new(
         counted: &Counted,
@@ -483,6 +571,25 @@ impl Summary {
 
     /// Plain lines for a person.
     pub(crate) fn lines(&self) -> Vec<String> {
+        if !self.is_measured() {
+            let latency = &self.latency;
+            return vec![
+                format!(
+                    "{} records, {} records/s, {} MB/s",
+                    digits(self.records as f64),
+                    digits(self.records_per_s),
+                    digits(self.megabytes_per_s)
+                ),
+                format!(
+                    "latency      p50 {} us, p95 {} us, p99 {} us, p99.9 {} us, max {} us (as it was told)",
+                    digits(latency.p50_us),
+                    digits(latency.p95_us),
+                    digits(latency.p99_us),
+                    digits(latency.p99_9_us),
+                    digits(latency.max_us)
+                ),
+            ];
+        }
         let mut lines = vec![format!(
             "{} requests, {} records, {:.1} MB in {:.2} s: {:.0} records/s, {:.1} MB/s",
             self.requests,

@@ -127,6 +127,33 @@ pub(crate) struct Resources {
     pub(crate) samples: Vec<Sample>,
 }
 
+impl Resources {
+    /// Of another tool: nothing is known.
+    pub(crate) fn unmeasured() -> Self {
+        let unknown = || Count::Unavailable("imported".to_owned());
+        Self {
+            broker: None,
+            generator: difference(Reading::default(), Reading::default()),
+            machine: Surroundings {
+                elapsed_s: 0.0,
+                cpus: 0,
+                foreign_cpu_s: 0.0,
+                steal_s: 0.0,
+            },
+            device: None,
+            broker_ring_entries: unknown(),
+            generator_ring_entries: unknown(),
+            broker_system_calls: unknown(),
+            samples: Vec::new(),
+        }
+    }
+
+    /// Whether it is [`unmeasured`](Self::unmeasured): no machine is without a CPU.
+    pub(crate) fn is_unmeasured(&self) -> bool {
+        self.machine.cpus == 0
+    }
+}
+
 /// Measures from [`start`](Self::start) to [`stop`](Self::stop).
 #[derive(Debug)]
 pub(crate) struct Meter {

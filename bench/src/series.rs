@@ -110,26 +110,39 @@ pub(crate) struct Interval {
     pub(crate) duration_s: f64,
     /// Whether it is not part of the result.
     pub(crate) warm_up: bool,
-    /// Requests answered.
+    /// Requests answered; 0 in what is imported from a tool that does not tell.
     pub(crate) requests: u64,
     /// Answers a second.
+    #[serde(deserialize_with = "number")]
     pub(crate) requests_per_s: f64,
     /// Records a second.
+    #[serde(deserialize_with = "number")]
     pub(crate) records_per_s: f64,
     /// 10^6 bytes of batches a second.
+    #[serde(deserialize_with = "number")]
     pub(crate) megabytes_per_s: f64,
     /// The middle.
+    #[serde(deserialize_with = "number")]
     pub(crate) p50_us: f64,
     /// The 90th percentile.
+    #[serde(deserialize_with = "number")]
     pub(crate) p90_us: f64,
     /// The 99th.
+    #[serde(deserialize_with = "number")]
     pub(crate) p99_us: f64,
     /// The 99.9th.
+    #[serde(deserialize_with = "number")]
     pub(crate) p99_9_us: f64,
     /// The greatest.
+    #[serde(deserialize_with = "number")]
     pub(crate) max_us: f64,
     /// Nanoseconds: HdrHistogram V2, deflated, base64; empty without latencies.
     pub(crate) hdr_v2_deflate: String,
+}
+
+/// A number, or null for one that nobody measured: in memory that is not a number.
+pub(crate) fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// What is constant over a phase.
@@ -142,6 +155,25 @@ pub(crate) struct PerRequest {
 }
 
 impl Interval {
+    /// Of another tool, which does not tell what is left as it is here.
+    pub(crate) fn unmeasured() -> Self {
+        Self {
+            begin_s: 0.0,
+            duration_s: 0.0,
+            warm_up: false,
+            requests: 0,
+            requests_per_s: f64::NAN,
+            records_per_s: f64::NAN,
+            megabytes_per_s: f64::NAN,
+            p50_us: f64::NAN,
+            p90_us: f64::NAN,
+            p99_us: f64::NAN,
+            p99_9_us: f64::NAN,
+            max_us: f64::NAN,
+            hdr_v2_deflate: String::new(),
+        }
+    }
+
     /// Of a whole phase of `elapsed`, beginning at `begin_s`.
     pub(crate) fn all(
         (length, recorded): &(Duration, Vec<Recorded>),

@@ -152,6 +152,9 @@ pub(super) fn effects(effects: &[Effect]) -> Option<Figure> {
     let bounds = ((1.0 + margin).ln(), -(1.0 + margin).ln());
     drawing.rect((x.at(bounds.1), top), (x.at(bounds.0), bottom), "margin");
     let label = |value: f64| {
+        if value.abs() > 10f64.ln() {
+            return if value > 0.0 { "> x10" } else { "< /10" }.to_owned();
+        }
         let change = (value.exp() - 1.0) * 100.0;
         format!(
             "{}{}\u{a0}%",

@@ -83,12 +83,15 @@ impl Line {
     }
 
     fn at(&self, nines: f64) -> Option<f64> {
-        let (last, _) = *self.points.last()?;
-        if nines > last + 1e-9 {
-            return None;
-        }
-        let after = self.points.iter().find(|(at, _)| *at >= nines - 1e-9);
-        after.map(|(_, us)| *us)
+        let after = self.points.iter().position(|(at, _)| *at >= nines - 1e-9)?;
+        let (to, high) = self.points[after];
+        let (from, low) = self.points[after.saturating_sub(1)];
+        let share = if to > from {
+            (nines - from) / (to - from)
+        } else {
+            1.0
+        };
+        Some(low + (high - low) * share)
     }
 }
 

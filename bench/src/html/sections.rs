@@ -261,7 +261,7 @@ pub(super) fn details(measurement: &Measurement) -> String {
     if summary.latency.count > 0 {
         html.push_str(&format!("<h2>Latency</h2>\n{}", grid(&columns, &rows)));
     }
-    if summary.resources.machine.elapsed_s > 0.0 {
+    if summary.is_measured() {
         html.push_str(&format!("<h2>What it cost</h2>\n{}", costs(summary)));
     }
     let workload = measurement.workload.iter().map(|(name, value)| {

@@ -26,6 +26,9 @@ pub(super) fn escape(text: &str) -> String {
 
 /// Microseconds in the unit that reads best.
 pub(super) fn time(us: f64) -> String {
+    if !us.is_finite() {
+        return "-".to_owned();
+    }
     let (value, unit) = match us {
         us if us >= 999_500.0 => (us / 1e6, "s"),
         us if us >= 999.5 => (us / 1e3, "ms"),
@@ -37,6 +40,9 @@ pub(super) fn time(us: f64) -> String {
 
 /// A number of three digits with k, M, G.
 pub(super) fn count(number: f64) -> String {
+    if !number.is_finite() {
+        return "-".to_owned();
+    }
     let (value, unit) = match number.abs() {
         size if size >= 999.5e6 => (number / 1e9, "\u{a0}G"),
         size if size >= 999.5e3 => (number / 1e6, "\u{a0}M"),

@@ -58,24 +58,31 @@ pub(super) fn load(summary: &Summary) -> Option<Figure> {
     drawing.raw(&format!("<path d=\"{data}Z\" class=\"area c0\"/>"));
     drawing.curve(&steps, 0, "");
 
+    let mut legend = vec![Legend::new("records/s", 0, "")];
     let with = || intervals.iter().filter(|of| of.max_us > 0.0);
-    let low = with().map(|of| of.p50_us).fold(f64::MAX, f64::min);
+    let least = |of: &Interval| of.p50_us.min(of.max_us);
+    let low = with().map(least).fold(f64::MAX, f64::min);
     let high = with().map(|of| of.max_us).fold(0.0, f64::max);
     if high > 0.0 {
         let y = Axis::log((low, high), (BOTTOM, middle + 36.0));
         drawing.y_axis(&y, (LEFT, RIGHT), time);
         drawing.text((LEFT, middle + 26.0), "start label", "latency");
-        let lines: [(usize, fn(&Interval) -> f64); 3] = [
-            (3, |of| of.max_us),
-            (1, |of| of.p99_us),
-            (2, |of| of.p50_us),
+        let lines: [(&str, usize, fn(&Interval) -> f64); 3] = [
+            ("max", 3, |of| of.max_us),
+            ("p99", 1, |of| of.p99_us),
+            ("p50", 2, |of| of.p50_us),
         ];
-        for (series, value) in lines {
-            let points = with().map(|of| {
+        for (name, series, value) in lines {
+            let known = with().filter(|of| value(of).is_finite());
+            let points = known.map(|of| {
                 let at = of.begin_s + of.duration_s / 2.0;
                 (x.at(at), y.at(value(of)))
             });
-            drawing.curve(&points.collect::<Vec<_>>(), series, "");
+            let points: Vec<_> = points.collect();
+            if !points.is_empty() {
+                legend.push(Legend::new(name, series, ""));
+            }
+            drawing.curve(&points, series, "");
         }
     }
     drawing.x_axis(&x, (TOP + 14.0, BOTTOM), seconds);
@@ -97,12 +104,7 @@ pub(super) fn load(summary: &Summary) -> Option<Figure> {
     Some(Figure {
         title: "Throughput and latency over time".to_owned(),
         note: String::new(),
-        legend: vec![
-            Legend::new("records/s", 0, ""),
-            Legend::new("max", 3, ""),
-            Legend::new("p99", 1, ""),
-            Legend::new("p50", 2, ""),
-        ],
+        legend,
         svg: drawing.finish(),
         wide: false,
     })
