@@ -8,6 +8,7 @@ mod dump;
 mod groups;
 mod offsets;
 mod produce;
+mod top;
 mod topics;
 
 use clap::{Args, Subcommand};
@@ -48,6 +49,8 @@ pub(super) enum Command {
     PerfConsume(PerfArgs),
     /// Look whether this machine is fit: kernel, io_uring, limits, disk
     Doctor(doctor::DoctorArgs),
+    /// Show live what the shards of a broker do
+    Top(top::TopArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
     /// Write the man pages
@@ -111,6 +114,7 @@ pub(super) fn run(command: Command, cli: impl Fn() -> clap::Command) -> Exit {
         Command::PerfProduce(args) => by_name("kafka-producer-perf-test", &args.args),
         Command::PerfConsume(args) => by_name("kafka-consumer-perf-test", &args.args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Top(args) => finish(top::run(&args)),
         Command::Completions(args) => finish(completions::run(&args, cli())),
         Command::Man(args) => finish(completions::run_man(&args, cli())),
     }

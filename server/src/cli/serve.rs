@@ -39,6 +39,9 @@ pub struct ServeFlags {
     /// [ringlog.zookeeper.port]
     #[arg(long, value_name = "PORT")]
     pub zookeeper_port: Option<String>,
+    /// Address of /metrics and /healthz, or none [env: RINGLOG_HTTP] [ringlog.http.listen]
+    #[arg(long, value_name = "[HOST:]PORT")]
+    pub http: Option<String>,
     /// Serve from a temporary directory on free ports; print them as a line of JSON when ready
     #[arg(long, conflicts_with_all = ["data_dir", "listen", "host", "port", "zookeeper_port"])]
     pub ephemeral: bool,
@@ -79,6 +82,7 @@ impl ServeFlags {
             ("listeners", listen),
             ("ringlog.data.dir", self.data_dir),
             ("ringlog.zookeeper.port", self.zookeeper_port),
+            ("ringlog.http.listen", self.http),
             ("ringlog.cores", self.cores),
             ("ringlog.io", self.io),
             ("ringlog.durability", self.durability),
