@@ -219,6 +219,7 @@ pub(crate) async fn live<T: Transport>(
         biased;
         phase = producers.phase(limit) => phase,
         () = failure_of(&groups) => {
+            groups.iter().for_each(|group| group.stop());
             end_reading(readings).await?;
             return Err(Failure::Target("a group ended before the load".to_owned()));
         }

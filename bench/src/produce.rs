@@ -242,11 +242,14 @@ impl<C: Connection> Producer<C> {
         if workload.build == Build::Each {
             frames.truncate(1);
         } else if workload.idempotent || workload.stamped {
+            let mut shapes: Vec<Rc<Fields>> = Vec::new();
             for batch in &pool {
-                // Batches of one shape share their masks.
-                let known = fields.iter().find(|fields| fields.fit(batch)).cloned();
+                let known = shapes.iter().find(|fields| fields.fit(batch)).cloned();
                 fields.push(known.unwrap_or_else(|| {
-                    Rc::new(Fields::of(batch, workload.idempotent, workload.stamped))
+                    let fields = Fields::of(batch, workload.idempotent, workload.stamped);
+                    let fields = Rc::new(fields);
+                    shapes.push(Rc::clone(&fields));
+                    fields
                 }));
             }
         }
