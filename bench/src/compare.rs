@@ -19,7 +19,7 @@ use crate::run::{self, Broker};
 use crate::startup;
 use crate::statistics::{PAIRS_MIN, Ratio, Verdict};
 use crate::table::{Cell, Table};
-use crate::target::{Kind, Target};
+use crate::target::{Durability, Kind, SpawnArgs, Target};
 use crate::transport::Transport;
 use crate::workload::Workload;
 
@@ -300,7 +300,8 @@ async fn run_all<T: Transport>(
         };
         for side in order {
             let spec = if side == 'A' { &args.a } else { &args.b };
-            let target = start::<T>(spec, args).await?;
+            let on = &args.load.target;
+            let target = start::<T>(spec, on.durability, &on.spawn_args).await?;
             let broker = Broker {
                 address: target.address,
                 pid: target.pid,
@@ -309,7 +310,7 @@ async fn run_all<T: Transport>(
             if matches!(spec, Side::Running(..)) {
                 workload.topic = format!("{}-{pair}", workload.topic); // its log must begin empty
             }
-            let done = run::produce::<T>(broker, &workload, args.load.warm_up, limit).await;
+            let done = run::produce::<T>(broker, &workload, args.load.pace.warm_up, limit).await;
             let done = done.inspect_err(|_| say(&target.log_tail()))?;
             let of = format!("{side} {}/{}", pair + 1, args.pairs);
             let summary = done.summary;
@@ -330,8 +331,12 @@ async fn run_all<T: Transport>(
 }
 
 /// A broker that answers.
-async fn start<T: Transport>(side: &Side, args: &CompareArgs) -> Result<Target, Failure> {
-    let mut spawn_args = args.load.target.spawn_args.clone();
+pub(crate) async fn start<T: Transport>(
+    side: &Side,
+    durability: Durability,
+    spawn_args: &SpawnArgs,
+) -> Result<Target, Failure> {
+    let mut spawn_args = spawn_args.clone();
     let kind = match side {
         Side::Running(address, pid) => return Target::foreign(address, *pid),
         Side::Ringlog(binary) => {
@@ -345,7 +350,7 @@ async fn start<T: Transport>(side: &Side, args: &CompareArgs) -> Result<Target, 
             Kind::Kafka
         }
     };
-    let target = Target::spawn(kind, args.load.target.durability, &spawn_args).await?;
+    let target = Target::spawn(kind, durability, &spawn_args).await?;
     startup::first_answer::<T>(&target).await?;
     Ok(target)
 }

@@ -18,19 +18,26 @@
 
 mod cli;
 mod client;
+mod commands;
 mod compare;
+mod consume;
 mod environment;
 mod failure;
 mod fetch;
 mod folder;
 mod frames;
 mod gate;
+mod group;
 mod hdr;
 mod html;
 mod import;
+mod live;
 mod marks;
+mod patch;
 mod phase;
 mod produce;
+mod progress;
+mod records;
 mod redraw;
 mod report;
 mod resources;
@@ -40,9 +47,11 @@ mod self_test;
 mod series;
 mod startup;
 mod statistics;
+mod sweep;
 mod table;
 mod target;
 mod transport;
+mod tutorial;
 mod verify;
 mod workload;
 
@@ -50,21 +59,28 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{Cli, Command, FetchArgs, Io, ProduceArgs, StartupArgs, TargetArgs};
+use cli::{Cli, Command, Io, StartupArgs, TargetArgs};
 use environment::Environment;
 use failure::Failure;
-use folder::Folder;
-use report::{Document, Measurement, Spread, fields, say};
-use run::{Broker, Run};
+use report::{Document, Spread, say};
 use startup::Start;
 use target::Target;
 use transport::{Epoll, Transport, Uring};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let words = match cli::preset::expand(std::env::args().collect()) {
+        Ok(words) => words,
+        Err(what) => {
+            complain(&Failure::Usage(what));
+            return ExitCode::from(2);
+        }
+    };
+    let cli = Cli::parse_from(words);
+    if cli.quiet {
+        progress::be_quiet();
+    }
     if cli.count_system_calls {
         resources::request_system_calls();
     }
@@ -105,8 +121,15 @@ async fn execute<T: Transport>(command: Command) -> Result<(), Failure> {
 
 async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Produce(args) => produce::<T>(&args).await,
-        Command::Fetch(args) => fetch::<T>(&args).await,
+        Command::Run(args) => commands::run::<T>(&args).await,
+        Command::Tutorial(args) => {
+            pin(args.spawn_args.no_pin)?;
+            tutorial::tutorial::<T>(&args).await
+        }
+        Command::Produce(args) => commands::produce::<T>(&args).await,
+        Command::Sweep(args) => sweep::sweep::<T>(&args).await,
+        Command::Max(args) => sweep::max::<T>(&args).await,
+        Command::Fetch(args) => commands::fetch::<T>(&args).await,
         Command::Startup(args) => startup::<T>(&args).await,
         Command::Marks(args) => {
             pin(args.spawn_args.no_pin)?;
@@ -130,32 +153,6 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
     }
 }
 
-async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
-    let (workload, limit) = args.plan()?;
-    let folder = args.target.output.claim()?;
-    let (target, environment) = begin(&args.target).await?;
-    let broker = Broker {
-        address: target.address,
-        pid: target.pid,
-    };
-    let run = run::produce::<T>(broker, &workload, args.warm_up, limit).await;
-    let load = ("produce", fields(&workload));
-    finish::<T>(load, target, environment, run, folder.as_ref())
-}
-
-async fn fetch<T: Transport>(args: &FetchArgs) -> Result<(), Failure> {
-    let workload = args.workload()?;
-    let folder = args.target.output.claim()?;
-    let (target, environment) = begin(&args.target).await?;
-    let broker = Broker {
-        address: target.address,
-        pid: target.pid,
-    };
-    let run = run::fetch::<T>(broker, &workload, args.fill, args.passes).await;
-    let load = ("fetch", fields(&workload));
-    finish::<T>(load, target, environment, run, folder.as_ref())
-}
-
 /// Does nothing to a machine with one CPU.
 fn pin(no_pin: bool) -> Result<(), Failure> {
     if !no_pin {
@@ -171,54 +168,6 @@ async fn begin(args: &TargetArgs) -> Result<(Target, Environment), Failure> {
         None => Target::spawn(args.spawn, args.durability, &args.spawn_args).await?,
     };
     Ok((target, Environment::capture(&args.spawn_args.work_dir())))
-}
-
-#[derive(Serialize)]
-struct RunBody {
-    io: &'static str,
-    target: String,
-}
-
-fn finish<T: Transport>(
-    (kind, workload): (&'static str, Map<String, Value>),
-    target: Target,
-    environment: Environment,
-    run: Result<Run, Failure>,
-    folder: Option<&Folder>,
-) -> Result<(), Failure> {
-    let body = RunBody {
-        io: T::NAME,
-        target: target.command.clone(),
-    };
-    let run = match run {
-        Ok(run) => run,
-        Err(failure) => {
-            say(&target.log_tail());
-            if let Some(folder) = folder {
-                Document::failed(kind, environment, failure.to_string(), body).write(folder)?;
-            }
-            return Err(failure);
-        }
-    };
-    let command = target.command.clone();
-    target.stop()?;
-    for line in run.summary.lines() {
-        say(&line);
-    }
-    if let Some(folder) = folder {
-        let measurement = Measurement::new(kind, &command, workload, run.summary);
-        Document::new(kind, environment, run.reasons.clone(), body)
-            .with_measurements(vec![measurement])
-            .write(folder)?;
-    }
-    if run.reasons.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Target(format!(
-            "INVALID: {}",
-            run.reasons.join("; ")
-        )))
-    }
 }
 
 #[derive(Serialize)]

@@ -49,11 +49,25 @@ pub(crate) struct Counted {
     pub(crate) intervals: (Duration, Vec<Recorded>),
 }
 
+/// How far a phase is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Position {
+    /// Requests.
+    pub(crate) answered: u64,
+    /// Requests.
+    pub(crate) in_flight: usize,
+    /// Since its begin.
+    pub(crate) elapsed: Duration,
+    /// Of the limit that is nearer, 0 to 1; `None` without a limit.
+    pub(crate) share: Option<f64>,
+}
+
 /// What the tasks of a phase share.
 #[derive(Debug)]
 pub(crate) struct Phase {
     begin: Instant,
     deadline: Option<Instant>,
+    requests: Option<u64>,
     requests_left: Cell<u64>,
     stopped: Cell<bool>,
     answered: Cell<u64>,
@@ -73,6 +87,7 @@ impl Phase {
         Rc::new(Self {
             begin,
             deadline: limit.duration.map(|duration| begin + duration),
+            requests: limit.requests,
             requests_left: Cell::new(limit.requests.unwrap_or(u64::MAX)),
             stopped: Cell::new(false),
             answered: Cell::new(0),
@@ -102,6 +117,27 @@ impl Phase {
         }
         self.requests_left.set(left - 1);
         true
+    }
+
+    /// How far it is, for who watches.
+    pub(crate) fn position(&self) -> Position {
+        let elapsed = self.begin.elapsed();
+        let of_time = self.deadline.map(|deadline| {
+            elapsed.as_secs_f64() / (deadline - self.begin).as_secs_f64().max(1e-9)
+        });
+        let answered = self.answered.get();
+        let of_requests = self
+            .requests
+            .map(|requests| answered as f64 / requests.max(1) as f64);
+        Position {
+            answered,
+            in_flight: self.in_flight.get(),
+            elapsed,
+            share: [of_time, of_requests]
+                .into_iter()
+                .flatten()
+                .reduce(f64::max),
+        }
     }
 
     /// After an error of any task the others end.

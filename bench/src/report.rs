@@ -363,6 +363,12 @@ impl Latency {
         hdr::decode(&self.hdr_v2_deflate).ok()
     }
 
+    /// Any quantile, 0 to 1; of an imported one nothing.
+    pub(crate) fn at_us(&self, quantile: f64) -> Option<f64> {
+        let histogram = self.histogram()?;
+        Some(histogram.value_at_quantile(quantile) as f64 / 1e3)
+    }
+
     /// The middle.
     pub(crate) fn p50_us(&self) -> f64 {
         self.p50_us
@@ -373,7 +379,8 @@ impl Latency {
         self.p99_us
     }
 
-    fn line(&self, name: &str) -> String {
+    /// For a person.
+    pub(crate) fn line(&self, name: &str) -> String {
         format!(
             "{name:<12} min {:.0} us, p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us",
             self.min_us, self.p50_us, self.p90_us, self.p99_us, self.p99_9_us, self.max_us

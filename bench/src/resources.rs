@@ -219,6 +219,12 @@ impl Meter {
         })
     }
 
+    /// Without the broker, which is no longer there.
+    pub(crate) fn without_broker(mut self) -> Self {
+        self.broker = None;
+        self
+    }
+
     /// Takes the second readings. A broker that is gone is an error.
     pub(crate) fn stop(self) -> Result<Resources, Failure> {
         let elapsed_s = self.begin.elapsed().as_secs_f64();
