@@ -241,6 +241,9 @@ fn latency_log(document: &Document) -> Result<Option<Vec<u8>>, Failure> {
             add(what, span, &interval.hdr_v2_deflate);
         }
         let whole = (0.0, summary.elapsed_s);
+        if let Some(end_to_end) = &measurement.end_to_end {
+            add("end-to-end", whole, &end_to_end.hdr_v2_deflate);
+        }
         add("service", whole, &summary.service_time.hdr_v2_deflate);
         add(
             "generator-lag",

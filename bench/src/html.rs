@@ -40,6 +40,7 @@ pub(crate) fn page(documents: &[Document]) -> String {
     }
     body.push_str(&overview(documents));
     body.push_str(&measurements(documents));
+    body.extend(documents.iter().map(sections::more));
     body.push_str(&sections::environments(documents));
     body.push_str(&sections::raw(documents));
     format!(
@@ -208,6 +209,9 @@ fn own(measurement: &Measurement) -> Vec<Figure> {
         "Closed loop: a slow answer delays the requests behind it, so that these are not the latencies of a \
          load that does not wait."
     };
+    if let Some(end_to_end) = &measurement.end_to_end {
+        lines.extend(line("end to end, to a consumer's receipt", 2, end_to_end));
+    }
     let figures = [
         percentiles::chart(&lines, note),
         timeline::load(summary),

@@ -95,6 +95,9 @@ pub(crate) struct Measurement {
     pub(crate) workload: Map<String, Value>,
     /// The numbers.
     pub(crate) summary: Summary,
+    /// From the intended send to the receipt by a consumer, if there were consumers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) end_to_end: Option<Latency>,
 }
 
 impl Measurement {
@@ -111,7 +114,14 @@ impl Measurement {
             target: target.to_owned(),
             workload,
             summary,
+            end_to_end: None,
         }
+    }
+
+    /// With what consumers saw.
+    pub(crate) fn with_end_to_end(mut self, latency: Option<Latency>) -> Self {
+        self.end_to_end = latency;
+        self
     }
 
     /// As one of several in `group`.

@@ -254,6 +254,9 @@ pub(super) fn details(measurement: &Measurement) -> String {
         rows.push(latencies(names[1], &summary.service_time));
         rows.push(latencies("the generator's own lag", &summary.generator_lag));
     }
+    if let Some(end_to_end) = &measurement.end_to_end {
+        rows.push(latencies("end to end, from the intended time", end_to_end));
+    }
     let columns = [
         "", "requests", "min", "mean", "p50", "p75", "p90", "p95", "p99", "p99.9", "p99.99", "max",
     ];
@@ -399,6 +402,28 @@ fn pairs(rows: &[Vec<String>]) -> String {
         "<dl class=\"card\">\n{}</dl>\n",
         rows.iter().map(row).collect::<String>()
     )
+}
+
+/// What only this kind of result has.
+pub(super) fn more(document: &Document) -> String {
+    let mut rows = Vec::new();
+    for (name, value) in &document.details {
+        crate::environment::flatten(name, value, &mut rows);
+    }
+    // Whole histograms and lists of numbers are for programs.
+    rows.retain(|(_, text)| text.len() < 300);
+    let rows = rows
+        .into_iter()
+        .map(|(name, value)| vec![name.replace('_', " "), value]);
+    let rows: Vec<_> = rows.collect();
+    match rows.len() {
+        0 => String::new(),
+        _ => format!(
+            "<details class=\"fold\"><summary>More of {}</summary>\n{}</details>\n",
+            escape(&document.name),
+            pairs(&rows)
+        ),
+    }
 }
 
 /// Where it was measured; of several results first what differs.
