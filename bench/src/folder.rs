@@ -107,10 +107,7 @@ impl Folder {
                 return Self::claim(&path, Some(name.to_owned()));
             }
         }
-        let what = format!(
-            "{} results are named {first}: take another name",
-            SUFFIX_MAX
-        );
+        let what = format!("{SUFFIX_MAX} results are named {first}: take another name");
         Err(Failure::Usage(what))
     }
 

@@ -3,6 +3,7 @@
 //! It needs no network and no scripts: the drawings are SVG made here, and the script in it only shows
 //! values under a pointer and hides lines. The results themselves are embedded, whole.
 
+mod costs;
 mod curves;
 mod figure;
 mod heat;

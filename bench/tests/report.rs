@@ -39,7 +39,7 @@ impl Scratch {
     fn new(name: &str) -> Self {
         let name = format!("ringlog-report-{}-{name}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
+        std::fs::create_dir_all(&path).expect("a temporary directory");
         Self(path)
     }
 
@@ -49,7 +49,7 @@ impl Scratch {
     }
 
     fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.0.join(name), text).unwrap();
+        std::fs::write(self.0.join(name), text).expect("a file in it");
     }
 }
 
@@ -65,10 +65,10 @@ fn decode(text: &str) -> Histogram<u64> {
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::STANDARD
         .decode(text)
-        .unwrap();
+        .expect("base64");
     Deserializer::new()
         .deserialize(&mut bytes.as_slice())
-        .unwrap()
+        .expect("a histogram")
 }
 
 const LOAD: &str = "--messages 300 --record-bytes 100 --batch-bytes 1 --warm-up 50ms --no-pin \
