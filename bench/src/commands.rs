@@ -67,7 +67,9 @@ impl Scene {
     fn measurements(&self) -> Vec<Measurement> {
         let of = |summary: &Summary| {
             let workload = fields(&self.workload);
+            let consumed = self.body.consumed.as_ref();
             Measurement::new(self.kind, &self.body.target, workload, summary.clone())
+                .with_end_to_end(consumed.and_then(|consumed| consumed.end_to_end.clone()))
         };
         self.summary.iter().map(of).collect()
     }

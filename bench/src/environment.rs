@@ -159,7 +159,8 @@ fn is_plain(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || "-_./:=,@%+".contains(letter)
 }
 
-fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
+/// Dotted names and words.
+pub(crate) fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
     let text = match value {
         Value::Object(map) => {
             for (key, value) in map {

@@ -107,10 +107,7 @@ impl Folder {
                 return Self::claim(&path, Some(name.to_owned()));
             }
         }
-        let what = format!(
-            "{} results are named {first}: take another name",
-            SUFFIX_MAX
-        );
+        let what = format!("{SUFFIX_MAX} results are named {first}: take another name");
         Err(Failure::Usage(what))
     }
 
@@ -180,8 +177,9 @@ fn is_ours(path: &Path) -> bool {
 impl Document {
     /// Writes the folder of this result.
     pub(crate) fn write(mut self, folder: &Folder) -> Result<(), Failure> {
-        if let Some(name) = &folder.name {
-            self.name.clone_from(name);
+        let own = || Some(folder.path.file_name()?.to_string_lossy().into_owned());
+        if let Some(name) = folder.name.clone().or_else(own) {
+            self.name = name;
         }
         let mut files = vec![("README.md", self.readme_text().into_bytes())];
         if let Some(environment) = &self.environment {
@@ -240,6 +238,9 @@ fn latency_log(document: &Document) -> Result<Option<Vec<u8>>, Failure> {
             add(what, span, &interval.hdr_v2_deflate);
         }
         let whole = (0.0, summary.elapsed_s);
+        if let Some(end_to_end) = &measurement.end_to_end {
+            add("end-to-end", whole, &end_to_end.hdr_v2_deflate);
+        }
         add("service", whole, &summary.service_time.hdr_v2_deflate);
         add(
             "generator-lag",

@@ -3,6 +3,7 @@
 //! It needs no network and no scripts: the drawings are SVG made here, and the script in it only shows
 //! values under a pointer and hides lines. The results themselves are embedded, whole.
 
+mod costs;
 mod curves;
 mod figure;
 mod heat;
@@ -24,6 +25,8 @@ const SCRIPT: &str = include_str!("html/page.js");
 const LINES_MAX: usize = 8;
 /// Measurements whose own charts are drawn; a page of more would be megabytes of drawings.
 const DETAILED_MAX: usize = 24;
+/// So many or more are folded together.
+const FOLDED_MIN: usize = 6;
 
 /// The whole page.
 pub(crate) fn page(documents: &[Document]) -> String {
@@ -33,13 +36,12 @@ pub(crate) fn page(documents: &[Document]) -> String {
     for document in documents {
         body.push_str(&sections::header(document, documents.len() > 1));
     }
-    body.push_str(&overview(documents));
-    for document in documents {
-        for table in &document.tables {
-            body.push_str(&sections::table(table));
-        }
+    for table in documents.iter().flat_map(|document| &document.tables) {
+        body.push_str(&sections::table(table));
     }
+    body.push_str(&overview(documents));
     body.push_str(&measurements(documents));
+    body.extend(documents.iter().map(sections::more));
     body.push_str(&sections::environments(documents));
     body.push_str(&sections::raw(documents));
     format!(
@@ -82,13 +84,11 @@ fn overview(documents: &[Document]) -> String {
         figures.extend(curves::effects(&document.effects));
         figures.extend(document.sweeps.iter().filter_map(curves::sweep));
     }
-    let mut html = String::new();
-    if all.len() > 1 {
-        html.push_str(&sections::summaries(&all));
-        figures.extend(together(&all));
+    if all.len() < 2 {
+        return grid(&figures);
     }
-    html.push_str(&grid(&figures));
-    html
+    figures.extend(together(&all));
+    grid(&figures) + &sections::summaries(&all)
 }
 
 fn grid(figures: &[Figure]) -> String {
@@ -172,17 +172,21 @@ fn measurements(documents: &[Document]) -> String {
             } else {
                 figures.as_str()
             };
-            html.push_str(&format!(
-                "<details class=\"fold\"><summary>{}</summary>\n{figures}{tables}</details>\n",
-                escape(&name)
-            ));
+            html.push_str(&fold(&name, &format!("{figures}{tables}")));
         }
     }
-    match (count, html.is_empty()) {
-        (_, true) => html,
-        (1, _) => html,
+    match count {
+        0 | 1 => html,
+        count if count > FOLDED_MIN => fold(&format!("Each of the {count} measurements"), &html),
         _ => format!("<h2>Each measurement</h2>\n{html}"),
     }
+}
+
+fn fold(name: &str, html: &str) -> String {
+    format!(
+        "<details class=\"fold\"><summary>{}</summary>\n{html}</details>\n",
+        escape(name)
+    )
 }
 
 fn own(measurement: &Measurement) -> Vec<Figure> {
@@ -206,6 +210,9 @@ fn own(measurement: &Measurement) -> Vec<Figure> {
         "Closed loop: a slow answer delays the requests behind it, so that these are not the latencies of a \
          load that does not wait."
     };
+    if let Some(end_to_end) = &measurement.end_to_end {
+        lines.extend(line("end to end, to a consumer's receipt", 2, end_to_end));
+    }
     let figures = [
         percentiles::chart(&lines, note),
         timeline::load(summary),

@@ -9,7 +9,10 @@
 //! workload   batches, pre-built    produce, fetch   the hot path, over frames and transport
 //! schedule   when requests leave   phase            window, counters, limits
 //! verify     count, order, bytes   resources        CPU, memory, both sides
-//! client     control requests      report           JSON and lines
+//! client     control requests      report           what a result is: document, summary, lines
+//! folder     of a result           environment      where it was measured
+//! series     what happened when    hdr              histograms as text, and interval logs
+//! html       one page of results   redraw, import   results that are there, or other tools'
 //! ```
 //! Invariants: nothing on the hot path encodes, allocates per record or asks the server's code; every
 //! number comes with its verification; a failed or invalid run exits with a code that is not 0.

@@ -4,15 +4,17 @@
 //! measurements on it: start, idle memory, one-record requests, 16 KiB batches, hot fetch.
 
 use serde::Serialize;
+use serde_json::Map;
 
 use crate::cli::MarksArgs;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::phase::Limit;
-use crate::report::{Document, Spread, Summary, say};
+use crate::report::{Document, Measurement, Spread, Summary, say};
 use crate::run::{self, Broker, Run};
 use crate::startup::{self, Start};
+use crate::table::{Cell, Table};
 use crate::target::{Durability, Kind, Target};
 use crate::transport::Transport;
 use crate::workload::{Workload, records_that_fit};
@@ -25,10 +27,32 @@ struct Round {
     repetition: usize,
     command: String,
     start: Start,
+    // These three are the result's measurements.
+    #[serde(skip)]
     one_record: Summary,
+    #[serde(skip)]
     batches_16_kib: Summary,
     /// Only in page-cache mode: what is hot does not depend on the promise.
+    #[serde(skip)]
     hot_fetch: Option<Summary>,
+}
+
+impl Round {
+    fn measurements(&self, repetitions: usize) -> Vec<Measurement> {
+        let loads = [
+            ("1-record requests", Some(&self.one_record)),
+            ("16 KiB batches", Some(&self.batches_16_kib)),
+            ("hot fetch", self.hot_fetch.as_ref()),
+        ];
+        let of = format!("{:?} {}", self.target, self.durability.name());
+        let number = self.repetition + 1;
+        let measured = loads.into_iter().filter_map(|(load, summary)| {
+            let label = format!("{of}, {load} {number}/{repetitions}");
+            let measurement = Measurement::new(&label, &self.command, Map::new(), summary?.clone());
+            Some(measurement.in_group(&format!("{of}, {load}")))
+        });
+        measured.collect()
+    }
 }
 
 /// One line of the table.
@@ -54,6 +78,43 @@ struct Marks {
     seed: u64,
     table: Vec<Row>,
     rounds: Vec<Round>,
+}
+
+impl Marks {
+    fn measurements(&self) -> Vec<Measurement> {
+        let rounds = self.rounds.iter();
+        let of = |round: &Round| round.measurements(self.repetitions);
+        rounds.flat_map(of).collect()
+    }
+
+    fn report_table(&self) -> Table {
+        let columns = [
+            "measure",
+            "promise",
+            "mark",
+            "Ringlog",
+            "Apache Kafka",
+            "Kafka / Ringlog",
+        ];
+        let spread = |spread: Option<Spread>| spread.map_or(Cell::Nothing(()), Cell::Spread);
+        let row = |row: &Row| {
+            let mark = row.mark.map(|mark| format!("< {mark} {}", row.unit));
+            vec![
+                Cell::Text(format!("{}, {}", row.name, row.unit)),
+                Cell::from(row.durability.name()),
+                mark.map_or(Cell::Nothing(()), Cell::Text),
+                spread(row.ringlog),
+                spread(row.kafka),
+                Cell::of(row.kafka_to_ringlog),
+            ]
+        };
+        Table {
+            title: "Marks".to_owned(),
+            columns: columns.map(str::to_owned).to_vec(),
+            rows: self.table.iter().map(row).collect(),
+            notes: cell_notes(),
+        }
+    }
 }
 
 /// A column of the table in the making.
@@ -145,7 +206,10 @@ pub(crate) async fn marks<T: Transport>(args: &MarksArgs) -> Result<(), Failure>
         rounds,
     };
     if let Err(error) = result {
-        Document::failed("marks", environment, error.to_string(), body).write(&folder)?;
+        let document = Document::failed("marks", environment, error.to_string(), &body);
+        document
+            .with_measurements(body.measurements())
+            .write(&folder)?;
         return Err(error);
     }
     write_result(&folder, environment, reasons, body)
@@ -161,8 +225,11 @@ fn write_result(
     for line in readme.lines() {
         say(line);
     }
-    let document = Document::new("marks", environment, reasons.clone(), body);
-    document.with_readme(readme).write(folder)?;
+    Document::new("marks", environment, reasons.clone(), &body)
+        .with_measurements(body.measurements())
+        .with_tables(vec![body.report_table()])
+        .with_readme(readme)
+        .write(folder)?;
     if reasons.is_empty() {
         Ok(())
     } else {

@@ -7,6 +7,7 @@
 
 mod calls;
 mod device;
+mod metrics;
 mod ring;
 mod sampler;
 
@@ -18,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::series::Sample;
 
-pub(crate) use calls::{CallCounter, request_system_calls};
+use calls::CallCounter;
+pub(crate) use calls::request_system_calls;
 use device::Device;
 pub(crate) use device::{DeviceUsage, block_device};
 use sampler::Sampler;
@@ -154,6 +156,31 @@ impl Resources {
     }
 }
 
+/// Who counts the broker's system calls: perf if it was asked for, else the broker itself.
+#[derive(Debug)]
+enum Calls {
+    Perf(Result<CallCounter, String>),
+    Broker(Result<metrics::Scrape, String>),
+}
+
+impl Calls {
+    fn start(broker: Option<u32>) -> Self {
+        if calls::are_requested() {
+            Self::Perf(CallCounter::start(broker))
+        } else {
+            Self::Broker(metrics::Scrape::of(broker))
+        }
+    }
+
+    fn stop(self) -> Count {
+        let counted = match self {
+            Self::Perf(counter) => counter.map(CallCounter::stop),
+            Self::Broker(scrape) => scrape.map(|scrape| scrape.since()),
+        };
+        counted.unwrap_or_else(Count::Unavailable)
+    }
+}
+
 /// Measures from [`start`](Self::start) to [`stop`](Self::stop).
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -161,7 +188,7 @@ pub(crate) struct Meter {
     generator: Reading,
     rings: (ring::Rings, ring::Rings),
     device: Option<(Device, DeviceUsage)>,
-    calls: Result<CallCounter, String>,
+    calls: Calls,
     sampler: Sampler,
     machine: (u64, u64),
     begin: Instant,
@@ -172,7 +199,7 @@ impl Meter {
     pub(crate) fn start(broker: Option<u32>) -> Result<Self, Failure> {
         let own = std::process::id();
         // A counter takes its time to attach: before the readings.
-        let calls = CallCounter::start(broker);
+        let calls = Calls::start(broker);
         let device = broker.and_then(Device::of_process);
         let rings = (ring::Rings::of(broker), ring::Rings::of(Some(own)));
         let sampler = Sampler::start(broker, device.clone())?;
@@ -211,10 +238,7 @@ impl Meter {
             .device
             .and_then(|(device, before)| device.since(&before));
         let samples = self.sampler.stop();
-        let broker_system_calls = match self.calls {
-            Ok(counter) => counter.stop(),
-            Err(reason) => Count::Unavailable(reason),
-        };
+        let broker_system_calls = self.calls.stop();
         let own_s = generator.cpu_s() + broker.map_or(0.0, |broker| broker.cpu_s());
         let busy_s = seconds(busy.saturating_sub(self.machine.0));
         Ok(Resources {

@@ -175,7 +175,13 @@ impl<'a> Scene<'a> {
         let of = |point: &Point| {
             let mut workload = self.body.workload.clone();
             workload.pace = self.args.pace.at(point.rate);
-            let label = format!("{} {:.0} requests/s", point.role, point.rate);
+            // What a late generator measured is not added to what a punctual one did.
+            let late = if point.reasons.is_empty() {
+                ""
+            } else {
+                ", invalid"
+            };
+            let label = format!("{} {:.0} requests/s{late}", point.role, point.rate);
             let target = &self.body.target;
             Measurement::new(
                 label.trim(),
@@ -183,7 +189,7 @@ impl<'a> Scene<'a> {
                 fields(&workload),
                 point.summary.clone(),
             )
-            .in_group(&format!("{:.0} requests/s", point.rate))
+            .in_group(&format!("{:.0} requests/s{late}", point.rate))
         };
         self.body.points.iter().map(of).collect()
     }

@@ -7,7 +7,9 @@ use crate::table::{Point, Sweep};
 
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 340.0;
-const PLOT: (f64, f64, f64, f64) = (66.0, 16.0, 544.0, 290.0);
+const PLOT: (f64, f64, f64, f64) = (66.0, 16.0, 532.0, 290.0);
+
+type Value = fn(&Latency) -> f64;
 
 /// Rate against latency: where a broker bends.
 pub(super) fn sweep(sweep: &Sweep) -> Option<Figure> {
@@ -75,7 +77,7 @@ pub(super) fn sweep(sweep: &Sweep) -> Option<Figure> {
     }
     Some(Figure {
         title: sweep.title.clone(),
-        note: "Hollow points are invalid: the generator was late or the rate was not reached."
+        note: "Hollow points mean nothing, and no line goes through them: the generator was late."
             .to_owned(),
         legend,
         svg: drawing.finish(),
@@ -89,13 +91,12 @@ fn draw_line(
     (series, name): (usize, &str),
     (x, y): (&Axis, &Axis),
 ) {
-    let lines: [(&str, fn(&Latency) -> f64); 2] = [
-        ("", |latency| latency.p99_us),
-        ("dashed", |latency| latency.p50_us),
-    ];
-    for (class, value) in lines {
+    let p99: Value = |latency| latency.p99_us;
+    let p50: Value = |latency| latency.p50_us;
+    for (class, value) in [("", p99), ("dashed", p50)] {
         let at = |point: &&Point| (x.at(point.value), y.at(value(&point.latency)));
-        drawing.curve(&points.iter().map(at).collect::<Vec<_>>(), series, class);
+        let valid = points.iter().filter(|point| point.reasons.is_empty());
+        drawing.curve(&valid.map(at).collect::<Vec<_>>(), series, class);
         for point in points {
             let hollow = if point.reasons.is_empty() {
                 ""
@@ -131,6 +132,60 @@ fn rows(point: &Point) -> Vec<(String, String)> {
     rows
 }
 
+/// Changes of round shares, the two largest that fit, and none.
+fn ticks(reach: f64) -> Vec<f64> {
+    let shares = [
+        0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 9.0,
+    ];
+    let fitting = shares
+        .iter()
+        .map(|share: &f64| share.ln_1p())
+        .filter(|tick| *tick <= reach * 0.97);
+    let fitting: Vec<_> = fitting.collect();
+    let largest = &fitting[fitting.len().saturating_sub(2)..];
+    let below = largest.iter().rev().map(|tick| -tick);
+    below.chain([0.0]).chain(largest.iter().copied()).collect()
+}
+
+/// The logarithm of a ratio as a change.
+fn change(logarithm: f64) -> String {
+    if logarithm.abs() > 10f64.ln() {
+        return if logarithm > 0.0 { "> x10" } else { "< /10" }.to_owned();
+    }
+    let change = (logarithm.exp() - 1.0) * 100.0;
+    let sign = if change > 0.0 { "+" } else { "" };
+    format!("{sign}{}\u{a0}%", super::svg::short(change))
+}
+
+fn bar(drawing: &mut Drawing, of: &Effect, (left, y): (f64, f64), x: &Axis) {
+    let series = match of.verdict.as_str() {
+        "faster" => 2,
+        "slower" => 3,
+        "same" => 0,
+        _ => 7,
+    };
+    let decides = if of.decides { " (decides)" } else { "" };
+    let measure = format!("{}{decides}", of.measure);
+    drawing.text((left, y - 33.0), "start strong", &measure);
+    let told = format!(
+        "{} [{}, {}]: {}",
+        change(of.ratio.ln()),
+        change(of.low.ln()),
+        change(of.high.ln()),
+        of.verdict
+    );
+    drawing.text((left, y - 15.0), "start", &told);
+    let detectable = of.detectable_share.ln_1p();
+    for side in [-1.0, 1.0] {
+        let at = x.at(side * detectable);
+        drawing.line((at, y - 8.0), (at, y + 8.0), "detectable");
+    }
+    let (low, high) = (x.at(of.low.ln()), x.at(of.high.ln()));
+    let class = format!("interval c{series}");
+    drawing.rect((low, y - 4.0), (high.max(low + 1.0), y + 4.0), &class);
+    drawing.dot((x.at(of.ratio.ln()), y), series, ("", &told));
+}
+
 /// One bar for each measure: the ratio, its interval, and what could have been found.
 pub(super) fn effects(effects: &[Effect]) -> Option<Figure> {
     let edges = effects.iter().flat_map(|of| [of.low, of.high, of.ratio]);
@@ -144,64 +199,25 @@ pub(super) fn effects(effects: &[Effect]) -> Option<Figure> {
         .max((1.0 + margin).ln() * 3.0)
         .max(0.01)
         .min(10f64.ln());
-    let row = 56.0;
+    let row = 72.0;
     let (left, right, top) = (24.0, 536.0, 18.0);
     let bottom = top + row * effects.len() as f64;
     let x = Axis::linear((-reach, reach), (left, right));
     let mut drawing = Drawing::new(WIDTH, bottom + 46.0, "B divided by A");
     let bounds = ((1.0 + margin).ln(), -(1.0 + margin).ln());
     drawing.rect((x.at(bounds.1), top), (x.at(bounds.0), bottom), "margin");
-    let label = |value: f64| {
-        if value.abs() > 10f64.ln() {
-            return if value > 0.0 { "> x10" } else { "< /10" }.to_owned();
-        }
-        let change = (value.exp() - 1.0) * 100.0;
-        format!(
-            "{}{}\u{a0}%",
-            if change > 0.0 { "+" } else { "" },
-            super::svg::short(change)
-        )
-    };
-    let ticks = [-1.0, -0.5, 0.0, 0.5, 1.0].map(|share| share * reach * 0.9);
-    for tick in ticks {
+    for tick in ticks(reach) {
         drawing.line((x.at(tick), top), (x.at(tick), bottom), "grid");
-        drawing.text((x.at(tick), bottom + 18.0), "middle", &label(tick));
+        drawing.text((x.at(tick), bottom + 18.0), "middle", &change(tick));
     }
     drawing.line((x.at(0.0), top), (x.at(0.0), bottom), "axis");
     for (index, of) in effects.iter().enumerate() {
-        let y = top + row * (index as f64 + 0.72);
-        let series = match of.verdict.as_str() {
-            "faster" => 2,
-            "slower" => 3,
-            "same" => 0,
-            _ => 7,
-        };
-        let decides = if of.decides { " (decides)" } else { "" };
-        drawing.text(
-            (left, y - 18.0),
-            "start strong",
-            &format!("{}{decides}", of.measure),
+        bar(
+            &mut drawing,
+            of,
+            (left, top + row * (index as f64 + 0.8)),
+            &x,
         );
-        let told = format!(
-            "{} [{}, {}]: {}",
-            label(of.ratio.ln()),
-            label(of.low.ln()),
-            label(of.high.ln()),
-            of.verdict
-        );
-        drawing.text((right, y - 18.0), "end", &told);
-        let detectable = of.detectable_share.ln_1p().min(reach);
-        for side in [-1.0, 1.0] {
-            let at = x.at(side * detectable);
-            drawing.line((at, y - 8.0), (at, y + 8.0), "detectable");
-        }
-        let (low, high) = (x.at(of.low.ln()), x.at(of.high.ln()));
-        drawing.rect(
-            (low, y - 4.0),
-            (high.max(low + 1.0), y + 4.0),
-            &format!("interval c{series}"),
-        );
-        drawing.dot((x.at(of.ratio.ln()), y), series, ("", &told));
     }
     let legend = "B / A: dot = mean, bar = 95 % interval, band = margin, ticks = detectable";
     drawing.text(

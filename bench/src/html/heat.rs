@@ -14,7 +14,7 @@ use crate::report::Summary;
 
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 340.0;
-const PLOT: (f64, f64, f64, f64) = (66.0, 16.0, 544.0, 290.0);
+const PLOT: (f64, f64, f64, f64) = (66.0, 16.0, 532.0, 290.0);
 const COLUMNS_MAX: usize = 120;
 /// Rows of a factor of ten.
 const ROWS_PER_DECADE: f64 = 10.0;

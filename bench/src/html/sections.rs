@@ -1,8 +1,8 @@
 //! The parts of the page that are words and tables.
 
+use super::costs;
 use super::svg::{count, escape, short, time};
 use crate::report::{Document, Latency, Measurement, Status, Summary};
-use crate::resources::{Count, Usage};
 use crate::table::{Table, digits};
 
 /// Beyond this share of the machine in other hands the numbers are doubtful.
@@ -57,8 +57,10 @@ pub(super) fn header(document: &Document, one_of_several: bool) -> String {
     }
     if !one_of_several && let [measurement] = document.measurements.as_slice() {
         let target = escape(&measurement.target);
+        let is_ours = measurement.summary.is_measured();
+        let what = if is_ours { "broker" } else { "told by" };
         html.push_str(&format!(
-            "<p class=\"where\">broker: <code>{target}</code></p>\n"
+            "<p class=\"where\">{what}: <code>{target}</code></p>\n"
         ));
     }
     html + "</header>\n"
@@ -99,7 +101,8 @@ fn tiles(summary: &Summary) -> String {
     )
 }
 
-fn mebibytes(bytes: u64) -> String {
+/// Bytes as MiB.
+pub(super) fn mebibytes(bytes: u64) -> String {
     format!("{}\u{a0}MiB", short(bytes as f64 / f64::from(1 << 20)))
 }
 
@@ -161,8 +164,8 @@ pub(super) fn summaries(all: &[(String, &Measurement)]) -> String {
         "max",
         "CPU/request",
         "CPU s/GB",
-        "ring entries/record",
-        "device bytes/byte",
+        "ring entries / record",
+        "device bytes / byte",
         "memory, max",
     ];
     let grouped = all.iter().any(|(_, of)| !of.group.is_empty());
@@ -203,7 +206,8 @@ pub(super) fn summaries(all: &[(String, &Measurement)]) -> String {
     )
 }
 
-fn grid(columns: &[&str], rows: &[Vec<String>]) -> String {
+/// A table.
+pub(super) fn grid(columns: &[&str], rows: &[Vec<String>]) -> String {
     let head = columns
         .iter()
         .map(|name| format!("<th>{}</th>", escape(name)));
@@ -254,6 +258,9 @@ pub(super) fn details(measurement: &Measurement) -> String {
         rows.push(latencies(names[1], &summary.service_time));
         rows.push(latencies("the generator's own lag", &summary.generator_lag));
     }
+    if let Some(end_to_end) = &measurement.end_to_end {
+        rows.push(latencies("end to end, from the intended time", end_to_end));
+    }
     let columns = [
         "", "requests", "min", "mean", "p50", "p75", "p90", "p95", "p99", "p99.9", "p99.99", "max",
     ];
@@ -262,7 +269,7 @@ pub(super) fn details(measurement: &Measurement) -> String {
         html.push_str(&format!("<h2>Latency</h2>\n{}", grid(&columns, &rows)));
     }
     if summary.is_measured() {
-        html.push_str(&format!("<h2>What it cost</h2>\n{}", costs(summary)));
+        html.push_str(&format!("<h2>What it cost</h2>\n{}", costs::table(summary)));
     }
     let workload = measurement.workload.iter().map(|(name, value)| {
         let text = match value {
@@ -297,99 +304,6 @@ fn latencies(name: &str, latency: &Latency) -> Vec<String> {
     row
 }
 
-fn costs(summary: &Summary) -> String {
-    let resources = &summary.resources;
-    let broker = resources.broker.as_ref();
-    let generator = &resources.generator;
-    let (records, requests) = (summary.records as f64, summary.requests as f64);
-    let per = |value: f64, unit: f64| {
-        if unit > 0.0 {
-            digits(value / unit)
-        } else {
-            "-".to_owned()
-        }
-    };
-    let both = |name: &str, of: &dyn Fn(&Usage) -> String| {
-        vec![
-            name.to_owned(),
-            broker.map_or("unknown (--pid)".to_owned(), of),
-            of(generator),
-        ]
-    };
-    let gigabytes = summary.batch_bytes as f64 / 1e9;
-    let counted = |count: &Count| match count {
-        Count::Counted { count, source } => format!("{} ({source})", per(*count as f64, records)),
-        Count::Unavailable(reason) => format!("unavailable: {reason}"),
-    };
-    let device = match (&resources.device, summary.device_write_amplification) {
-        (Some(device), Some(amplification)) => format!(
-            "{} ({}: {} MB, {} flushes, by everybody)",
-            digits(amplification),
-            device.name,
-            digits(device.write_bytes as f64 / 1e6),
-            device
-                .flushes
-                .map_or("unknown".to_owned(), |flushes| digits(flushes as f64))
-        ),
-        _ => "unknown".to_owned(),
-    };
-    let machine = &resources.machine;
-    let rows = [
-        both("CPU time, user + system, s", &|of| {
-            format!("{:.2} + {:.2}", of.cpu_user_s, of.cpu_system_s)
-        }),
-        both("CPU s per GB of batches", &|of| per(of.cpu_s(), gigabytes)),
-        both("CPU s per million records", &|of| {
-            per(of.cpu_s() * 1e6, records)
-        }),
-        both("CPU s per million requests", &|of| {
-            per(of.cpu_s() * 1e6, requests)
-        }),
-        both("context switches per request", &|of| {
-            per(of.context_switches as f64, requests)
-        }),
-        vec![
-            "ring entries per record".to_owned(),
-            counted(&resources.broker_ring_entries),
-            counted(&resources.generator_ring_entries),
-        ],
-        vec![
-            "system calls per record".to_owned(),
-            counted(&resources.broker_system_calls),
-            "not counted".to_owned(),
-        ],
-        both("memory at the end / highest", &|of| {
-            format!(
-                "{} / {}",
-                mebibytes(of.resident_bytes),
-                mebibytes(of.resident_bytes_max)
-            )
-        }),
-        both("threads", &|of| of.threads.to_string()),
-        both("bytes to the block layer per byte of batches", &|of| {
-            per(of.write_bytes as f64, summary.batch_bytes as f64)
-        }),
-        vec![
-            "bytes on the device per byte of batches".to_owned(),
-            device,
-            "-".to_owned(),
-        ],
-        vec![
-            "CPU time of others / stolen, s".to_owned(),
-            format!("{:.2} / {:.2}", machine.foreign_cpu_s, machine.steal_s),
-            format!("of {:.2} s on {} CPUs", machine.elapsed_s, machine.cpus),
-        ],
-        vec![
-            "records read back and compared".to_owned(),
-            summary
-                .verified_records
-                .map_or("none".to_owned(), |of| digits(of as f64)),
-            "-".to_owned(),
-        ],
-    ];
-    grid(&["", "broker", "generator"], &rows)
-}
-
 fn pairs(rows: &[Vec<String>]) -> String {
     let row = |cells: &Vec<String>| {
         let cell = |place: usize| escape(cells.get(place).map_or("", String::as_str));
@@ -401,12 +315,37 @@ fn pairs(rows: &[Vec<String>]) -> String {
     )
 }
 
+/// What only this kind of result has.
+pub(super) fn more(document: &Document) -> String {
+    let mut rows = Vec::new();
+    for (name, value) in &document.details {
+        crate::environment::flatten(name, value, &mut rows);
+    }
+    // Whole histograms and lists of numbers are for programs.
+    rows.retain(|(_, text)| text.len() < 300);
+    let rows = rows
+        .into_iter()
+        .map(|(name, value)| vec![name.replace('_', " "), value]);
+    let rows: Vec<_> = rows.collect();
+    match rows.len() {
+        0 => String::new(),
+        _ => format!(
+            "<details class=\"fold\"><summary>More of {}</summary>\n{}</details>\n",
+            escape(&document.name),
+            pairs(&rows)
+        ),
+    }
+}
+
 /// Where it was measured; of several results first what differs.
 pub(super) fn environments(documents: &[Document]) -> String {
     let with = documents
         .iter()
         .filter_map(|document| Some((document, document.environment.as_ref()?)));
     let with: Vec<_> = with.collect();
+    if with.is_empty() {
+        return String::new();
+    }
     let mut html = String::new();
     if with.len() > 1 {
         html.push_str(&differences(&with));

@@ -273,7 +273,7 @@ impl Drawing {
         (left, right): (f64, f64),
         label: impl Fn(f64) -> String,
     ) {
-        let about = ((axis.from - axis.to).abs() / 42.0).round().max(2.0) as usize;
+        let about = ((axis.from - axis.to).abs() / 42.0).round().max(3.0) as usize;
         let (major, minor) = axis.ticks(about);
         for value in minor {
             self.line(

@@ -8,9 +8,12 @@ use crate::series::{Interval, Sample};
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 340.0;
 const LEFT: f64 = 66.0;
-const RIGHT: f64 = 544.0;
+const RIGHT: f64 = 532.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 290.0;
+
+type Value = fn(&Interval) -> f64;
+type Part = fn(&Sample) -> f64;
 
 /// From the first interval, warm-up included, to the last.
 pub(super) fn span(summary: &Summary) -> Axis {
@@ -25,7 +28,7 @@ pub(super) fn shade(drawing: &mut Drawing, x: &Axis, (top, bottom): (f64, f64)) 
     if x.low < 0.0 {
         drawing.rect((x.at(x.low), top), (x.at(0.0), bottom), "warm");
         if x.at(0.0) - LEFT > 55.0 {
-            drawing.text((LEFT + 6.0, top + 14.0), "start faint", "warm-up");
+            drawing.text((LEFT + 6.0, bottom - 7.0), "start faint", "warm-up");
         }
     }
 }
@@ -67,7 +70,7 @@ pub(super) fn load(summary: &Summary) -> Option<Figure> {
         let y = Axis::log((low, high), (BOTTOM, middle + 36.0));
         drawing.y_axis(&y, (LEFT, RIGHT), time);
         drawing.text((LEFT, middle + 26.0), "start label", "latency");
-        let lines: [(&str, usize, fn(&Interval) -> f64); 3] = [
+        let lines: [(&str, usize, Value); 3] = [
             ("max", 3, |of| of.max_us),
             ("p99", 1, |of| of.p99_us),
             ("p50", 2, |of| of.p50_us),
@@ -136,7 +139,7 @@ pub(super) fn machine(summary: &Summary) -> Option<Figure> {
     drawing.y_axis(&y, (LEFT, RIGHT), short);
     let title = format!("CPUs in use, of {cpus}");
     drawing.text((LEFT, TOP + 5.0), "start label", &title);
-    let parts: [(usize, fn(&Sample) -> f64); 4] = [
+    let parts: [(usize, Part); 4] = [
         (0, |of| of.broker_cpus.unwrap_or_default()),
         (5, |of| of.generator_cpus),
         (7, |of| of.foreign_cpus),

@@ -1,6 +1,7 @@
 //! Files as the tools write them, and files that nobody wrote.
 
 use super::*;
+use clap::Parser;
 
 const PERF_TEST: &str = "\
 [2026-11-23 01:02:03,123] WARN something (org.apache.kafka.Something)
@@ -104,6 +105,12 @@ fn a_workload_becomes_a_command_line_and_what_is_left_out_is_told() {
     let expected = "run --partitions 16 --connections 4 --record-bytes 1024 --batch-bytes 1 --acks all \
                     --rate 50000 --duration 15m --warm-up 1m --keys random --groups 1 --consumers 2";
     assert_eq!(line, expected);
+    let words = std::iter::once("ringlog-bench").chain(plan.words.iter().map(String::as_str));
+    crate::cli::Cli::try_parse_from(words).unwrap();
+    let catch_up = "partitionsPerTopic: 1\nmessageSize: 9\nsubscriptionsPerTopic: 1\nconsumerBacklogSizeGB: 2\n";
+    let backlog = workload::read(catch_up).unwrap();
+    let words = std::iter::once("ringlog-bench").chain(backlog.words.iter().map(String::as_str));
+    crate::cli::Cli::try_parse_from(words).unwrap();
     let notes = plan.notes.join("\n");
     for told in [
         "1 topic / 16 partitions # 1KB",
