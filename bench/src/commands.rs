@@ -111,9 +111,11 @@ impl Scene {
         for line in summary.chain(consumed) {
             say(&line);
         }
+        let tables = self.body.consumed.iter().map(Consumed::table).collect();
         if let Some(folder) = &self.folder {
             Document::new(self.kind, self.environment, reasons.clone(), self.body)
                 .with_measurements(measurements)
+                .with_tables(tables)
                 .write(folder)?;
         }
         if reasons.is_empty() {

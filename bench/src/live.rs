@@ -25,6 +25,7 @@ use crate::report::{Latency, Summary};
 use crate::resources::{Meter, Resources};
 use crate::run::{self, Broker, Run};
 use crate::schedule::Pace;
+use crate::table::{Cell, Table};
 use crate::transport::Transport;
 use crate::workload::Workload;
 
@@ -92,6 +93,42 @@ impl Consumed {
             megabytes_per_s: per_s(batch_bytes as f64 / 1e6),
             end_to_end: end_to_end.map(Latency::of),
             device_share: None,
+        }
+    }
+
+    /// For the report.
+    pub(crate) fn table(&self) -> Table {
+        let columns = [
+            "groups",
+            "consumers in each",
+            "records/s",
+            "MB/s",
+            "end to end p50, us",
+            "p99, us",
+            "p99.9, us",
+            "max, us",
+            "read from the device, %",
+        ];
+        let time = |of: fn(&Latency) -> f64| Cell::of(self.end_to_end.as_ref().map(of));
+        let row = vec![
+            Cell::Number(self.readers.groups as f64),
+            Cell::Number(self.readers.consumers as f64),
+            Cell::Number(self.records_per_s),
+            Cell::Number(self.megabytes_per_s),
+            time(|latency| latency.p50_us),
+            time(|latency| latency.p99_us),
+            time(|latency| latency.p99_9_us),
+            time(|latency| latency.max_us),
+            Cell::of(self.device_share.map(|share| share * 100.0)),
+        ];
+        Table {
+            title: "What the groups got".to_owned(),
+            columns: columns.map(str::to_owned).to_vec(),
+            rows: vec![row],
+            notes: vec![
+                "end to end: from the intended send of a batch to its receipt by a consumer"
+                    .to_owned(),
+            ],
         }
     }
 

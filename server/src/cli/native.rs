@@ -66,7 +66,8 @@ pub(super) struct ServerArgs {
         long,
         alias = "broker-list",
         value_name = "HOST:PORT",
-        default_value = "localhost:9092"
+        default_value = "localhost:9092",
+        global = true
     )]
     bootstrap_server: String,
 }
