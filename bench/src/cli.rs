@@ -391,9 +391,9 @@ pub(crate) struct GateArgs {
     /// Accept what is measured as the new baseline
     #[arg(long)]
     pub(crate) update: bool,
-    /// Only entries with this word in their name
+    /// Only entries with this word in their name; may be given several times
     #[arg(long, value_name = "WORD")]
-    pub(crate) only: Option<String>,
+    pub(crate) only: Vec<String>,
     /// The ringlog-hot-paths binary [default: beside this one]
     #[arg(long, value_name = "FILE")]
     pub(crate) hot_paths: Option<PathBuf>,
@@ -403,6 +403,16 @@ pub(crate) struct GateArgs {
     /// Do so many per cent more work than is told: what a slow-down looks like
     #[arg(long, value_name = "PERCENT", default_value_t = 0, hide = true)]
     pub(crate) plant: u64,
+    /// Count hot paths that copy their item once more than is told
+    #[arg(long, hide = true)]
+    pub(crate) plant_copy: bool,
+    /// How often is the gate wrong: so many runs of the same, and as many with 5 % and with 10 % more
+    /// work, each against one run at the start
+    #[arg(long, value_name = "RUNS", conflicts_with_all = ["update", "plant", "plant_copy"])]
+    pub(crate) study: Option<u64>,
+    /// Where the study goes: README.md and result.json
+    #[arg(short, long, value_name = "DIR", requires = "study")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[cfg(test)]
