@@ -41,7 +41,7 @@ pub(crate) async fn gate<T: Transport>(args: &GateArgs) -> Result<(), Failure> {
         return update(&args.baseline, measured);
     }
     let Some(baseline) = Baseline::read(&args.baseline)? else {
-        return Err(Failure::Usage(format!(
+        return Err(Failure::Target(format!(
             "there is no {}: make one by --update",
             args.baseline.display()
         )));

@@ -12,6 +12,8 @@ use crate::hdr;
 
 /// More are merged in pairs; ten minutes of seconds.
 const INTERVALS_MAX: usize = 600;
+/// Longer ones are held here, as the histogram of the whole phase holds them.
+const LATENCY_NS_MAX: u64 = 120_000_000_000;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts requests and latencies of a phase by interval.
@@ -71,7 +73,9 @@ impl Recorder {
         }
         self.current.requests += 1;
         if let Some(latency_ns) = latency_ns {
-            self.current.latency.saturating_record(latency_ns);
+            // Not `saturating_record`: it holds a value at the end instead of making room for it.
+            let recorded = self.current.latency.record(latency_ns.min(LATENCY_NS_MAX));
+            recorded.expect("a histogram that resizes takes any value");
         }
     }
 
@@ -280,6 +284,23 @@ mod tests {
         assert_eq!(intervals[2].hdr_v2_deflate, "");
         let read = hdr::decode(&intervals[0].hdr_v2_deflate).unwrap();
         assert_eq!(read.len(), 3);
+    }
+
+    #[test]
+    fn a_latency_beyond_the_first_room_is_kept_whole() {
+        let begin = Instant::now();
+        let mut recorder = Recorder::new(begin);
+        let ns = [40_000, 963_117_000, 119_000_000_000];
+        for ns in ns {
+            recorder.answered(begin, Some(ns));
+        }
+        let (_, recorded) = recorder.finish();
+        let latency = &recorded[0].latency;
+        assert_eq!(latency.len(), 3);
+        for (quantile, ns) in [(0.1, ns[0]), (0.6, ns[1]), (1.0, ns[2])] {
+            let told = latency.value_at_quantile(quantile);
+            assert!(told.abs_diff(ns) <= ns / 1000, "{told} for {ns}");
+        }
     }
 
     #[test]
