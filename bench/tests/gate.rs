@@ -141,6 +141,6 @@ fn without_a_baseline_the_gate_says_how_to_make_one() {
     let scene = Scene::new("none");
     let mut command = scene.gate(&[]);
     let (refused, text) = output(command.env("PATH", "/nonexistent"));
-    assert_eq!(refused.status.code(), Some(2), "{text}");
+    assert_eq!(refused.status.code(), Some(1), "{text}");
     assert!(text.contains("make one by --update"), "{text}");
 }
