@@ -11,6 +11,7 @@
 //! | `compaction`, `cleaner` | how dirty a log is, the swap; one round over its batches |
 //! | `key_map`, `transactions` | the last offset of each key; what was aborted |
 //! | `recovery` | open a directory: what of it can be believed |
+//! | `verify` | which batches are good, and which bytes are none |
 //! | `segment`, `index`, `scan` | one segment in memory; its indexes; its batches by position |
 //! | `files`, `lock` | open files within a bound; who is next |
 //! | `directory`, `checkpoint` | names and small files, byte for byte as Kafka's |
@@ -45,6 +46,7 @@ mod scan;
 mod segment;
 mod transactions;
 mod truncate;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -71,6 +73,7 @@ pub use index::{OFFSET_ENTRY_BYTES, TIME_ENTRY_BYTES, TimestampOffset};
 pub use read::FileSlice;
 pub use recovery::{Opening, Recovery, Truncated};
 pub use retention::{Deleted, Due, Retention};
+pub use verify::{Damage, DamageKind, SegmentCheck, SegmentReport, check_segment};
 
 /// Appended batches whose positions are remembered: a consumer at the tail costs no read.
 const TAIL_BATCHES: usize = 64;

@@ -3,6 +3,7 @@
 //! Errors go to standard error as `error: what` with a line that says what to do; this is the only
 //! place that turns an error into an exit code.
 
+pub mod holder;
 pub mod kafka;
 mod native;
 pub mod port;

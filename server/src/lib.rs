@@ -12,6 +12,7 @@ pub mod compaction;
 pub mod config;
 pub mod control;
 pub mod dispatch;
+pub mod fsck;
 pub mod group;
 pub mod handlers;
 pub mod life;

@@ -121,7 +121,7 @@ pub async fn replay(
 }
 
 /// The groups above the checkpoint; gaps go into the report.
-fn check<'a>(
+pub(super) fn check<'a>(
     journal: &'a FoundJournal,
     files: &[FoundFile],
     report: &mut ReplayReport,
@@ -166,7 +166,7 @@ fn check<'a>(
 }
 
 /// Length of the group in flight at the crash, if its header made it to the disk.
-fn torn_tail(journal: &FoundJournal) -> u64 {
+pub(super) fn torn_tail(journal: &FoundJournal) -> u64 {
     let last = journal.groups.last();
     let end = last.map_or(Lsn(0), |group| group.header.end_lsn());
     let is_tail = |torn: &TornGroup| torn.lsn >= end && torn.lsn <= journal.checkpoint_lsn.max(end);

@@ -173,6 +173,14 @@ impl Indexes {
         count.checked_sub(1).map_or(0, |i| self.offsets[i].position)
     }
 
+    /// Offset and position of each entry, in order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (i64, u32)> {
+        let offset = |entry: &OffsetEntry| self.base_offset + i64::from(entry.relative_offset);
+        self.offsets
+            .iter()
+            .map(move |entry| (offset(entry), entry.position))
+    }
+
     /// The largest offset that any entry names.
     pub(crate) fn last_offset(&self) -> Option<i64> {
         let offset = self.offsets.last().map(|entry| entry.relative_offset);

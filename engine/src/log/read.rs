@@ -20,7 +20,7 @@ use crate::record::{BatchHeader, BatchReader, NO_TIMESTAMP};
 const VISIT_CHUNK_BYTES: usize = 256 * 1024;
 /// Index files larger than this are not believed: Kafka's limit is `segment.index.bytes`, 10 MiB by
 /// default.
-const INDEX_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(super) const INDEX_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest decompressed batch that is searched for a timestamp.
 const DECOMPRESSED_BYTES_MAX: usize = 128 * 1024 * 1024;
 

@@ -51,6 +51,11 @@ impl Scanner {
         }
     }
 
+    /// What it reads through.
+    pub(crate) fn io(&self) -> &Io {
+        &self.io
+    }
+
     /// Up to where it reads.
     pub(crate) fn end(&self) -> u64 {
         self.end
