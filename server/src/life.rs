@@ -21,6 +21,7 @@ use crate::metadata::{alter, reconcile};
 use crate::net::{connection, listener};
 use crate::partition::Partition;
 use crate::retention;
+use crate::scrub;
 use crate::shard::{self, Mailbox, Shard};
 
 /// How often recovery points are written and producers expire (Kafka's
@@ -107,6 +108,7 @@ pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
     }
     shard.io.spawn(retention::run(shard.clone()));
     shard.io.spawn(compaction::run(shard.clone()));
+    shard.io.spawn(scrub::run(shard.clone()));
     if let Some(journal) = shard.journal() {
         let (journal, shard) = (journal.clone(), shard.clone());
         let io = shard.io.clone();

@@ -25,6 +25,8 @@ use crate::record::{BatchHeader, BatchReader};
 
 /// Bytes of one read of a whole segment.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes of one read of a large batch.
+const PIECE_BYTES: usize = 256 * 1024;
 /// Bytes after which other tasks have a turn.
 const TURN_BYTES: u64 = 256 * 1024;
 /// Largest batch whose records are looked at, and what they may unpack to.
@@ -156,6 +158,28 @@ impl<'a> Verifier<'a> {
         self.expected
     }
 
+    /// Whether a good batch begins at the position. Nothing is searched.
+    pub(crate) async fn is_good(&mut self) -> io::Result<bool> {
+        let at = self.position;
+        if at >= self.scanner.end() {
+            return Ok(false);
+        }
+        let Ok(header) = self.whole(at).await? else {
+            return Ok(false);
+        };
+        let end = self.following.unwrap_or(i64::MAX);
+        if header.base_offset < self.expected || header.next_offset() > end {
+            return Ok(false);
+        }
+        let next_at = at + header.size_in_bytes() as u64;
+        if header.next_offset() == end || next_at >= self.scanner.end() {
+            return Ok(header.next_offset() == end);
+        }
+        // An entry of Kafka's may be for several batches: then the next one follows at once.
+        let next = self.header(next_at).await?;
+        Ok(next.is_ok_and(|next| (header.next_offset()..end).contains(&next.base_offset)))
+    }
+
     /// What is at the position, which then is behind it; `None` at the end.
     pub(crate) async fn step(&mut self) -> io::Result<Option<Step>> {
         if self.position >= self.scanner.end() {
@@ -197,8 +221,10 @@ impl<'a> Verifier<'a> {
         let mut digest = Digest::new(algorithm);
         let mut position = at + from;
         while position < at + size {
-            let bytes = self.scanner.bytes(position, 1).await?;
             let left = usize::try_from(at + size - position).unwrap_or(usize::MAX);
+            // Of what is in the buffer already nothing is read again.
+            let needed = left.min(PIECE_BYTES);
+            let bytes = self.scanner.bytes(position, needed).await?;
             let bytes = &bytes[..bytes.len().min(left)];
             digest.update(bytes);
             position += bytes.len() as u64;
