@@ -22,6 +22,7 @@ pub mod net;
 pub mod partition;
 pub mod producer_state;
 pub mod retention;
+pub mod room;
 pub mod scrub;
 pub mod serve;
 pub mod shard;

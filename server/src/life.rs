@@ -21,6 +21,7 @@ use crate::metadata::{alter, reconcile};
 use crate::net::{connection, listener};
 use crate::partition::Partition;
 use crate::retention;
+use crate::room;
 use crate::scrub;
 use crate::shard::{self, Mailbox, Shard};
 
@@ -104,6 +105,7 @@ pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
     shard.io.spawn(housekeeping(shard.clone()));
     shard.io.spawn(flush_by_time(shard.clone()));
     if shard.id == 0 {
+        shard.io.spawn(room::run(shard.clone()));
         shard.io.spawn(reconcile::run(shard.clone()));
     }
     shard.io.spawn(retention::run(shard.clone()));

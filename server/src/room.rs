@@ -8,8 +8,9 @@
 //! | less than half of it | appends of coordinators, too |
 //!
 //! The **ballast** is a file in the data directory, as large as a start and a look of retention need.
-//! It is given up when a disk is full all the same (others write there, too, or it was full at the
-//! start), and made again when there is room. Shard 0 looks, the more often the less is left: at least
+//! It is given up when the disk is full all the same (others write there, too, or it was full at the
+//! start), and made again when there is room; while it is not there, the reserve is larger by its
+//! size, so that no record takes its place. Shard 0 looks, the more often the less is left: at least
 //! as often as a fast disk could fill what is above the reserve.
 
 use std::path::{Path, PathBuf};
@@ -49,8 +50,9 @@ pub enum Appender {
 #[derive(Debug)]
 pub struct Room {
     reserve_bytes: u64,
-    /// The log directories, and last the directory of the journals.
+    /// The log directories, and last, if there are any, the directory of the journals.
     places: Vec<(PathBuf, AtomicU8)>,
+    log_directories: usize,
     /// The lowest of all.
     lowest: AtomicU8,
 }
@@ -60,6 +62,7 @@ impl Room {
     #[must_use]
     pub fn new(config: &BrokerConfig) -> Room {
         let mut directories = config.log_dirs.clone();
+        let log_directories = directories.len();
         if config.ringlog.durability == Durability::Durable {
             directories.push(config.ringlog.journal_dir.clone());
         }
@@ -67,6 +70,7 @@ impl Room {
         Room {
             reserve_bytes: config.ringlog.disk_reserve_bytes,
             places: directories.into_iter().map(place).collect(),
+            log_directories,
             lowest: AtomicU8::new(ENOUGH),
         }
     }
@@ -83,35 +87,35 @@ impl Room {
         let partition = partition();
         let log_directory = partition.parent();
         // The journal takes the records of all log directories.
-        let journal = self.places.iter().enumerate().skip(self.log_directory_count());
-        let journal = journal.map(|(_, place)| place);
-        let own = self.places.iter().filter(|(path, _)| Some(path.as_path()) == log_directory);
+        let (logs, journal) = self.places.split_at(self.log_directories);
+        let own = logs
+            .iter()
+            .filter(|(path, _)| Some(path.as_path()) == log_directory);
         let (path, _) = own
             .chain(journal)
             .find(|(_, level)| level.load(Ordering::Relaxed) >= limit)?;
         Some(format!(
-            "{} has less than ringlog.disk.reserve.bytes={} of free space: records are taken again \
-             as soon as there is room",
+            "{} has less free space than ringlog.disk.reserve.bytes={} leaves to records: they are \
+             taken again as soon as there is room",
             path.display(),
             self.reserve_bytes
         ))
     }
 
-    fn log_directory_count(&self) -> usize {
-        let is_journal = |(path, _): &(PathBuf, AtomicU8)| path.ends_with("journal");
-        self.places.len() - usize::from(self.places.last().is_some_and(is_journal))
-    }
-
     /// Takes note of the free bytes of a place; gives whether its level has changed.
-    fn note(&self, at: usize, usable_bytes: u64) -> Option<u8> {
+    fn note(&self, at: usize, usable_bytes: u64, reserve_bytes: u64) -> Option<u8> {
         let level = match usable_bytes {
-            _ if usable_bytes >= self.reserve_bytes => ENOUGH,
-            _ if usable_bytes >= self.reserve_bytes / 2 => LOW,
+            _ if usable_bytes >= reserve_bytes => ENOUGH,
+            _ if usable_bytes >= reserve_bytes / 2 => LOW,
             _ => VERY_LOW,
         };
         let before = self.places[at].1.swap(level, Ordering::Relaxed);
-        let levels = self.places.iter().map(|(_, level)| level.load(Ordering::Relaxed));
-        self.lowest.store(levels.max().unwrap_or(ENOUGH), Ordering::Relaxed);
+        let levels = self
+            .places
+            .iter()
+            .map(|(_, level)| level.load(Ordering::Relaxed));
+        self.lowest
+            .store(levels.max().unwrap_or(ENOUGH), Ordering::Relaxed);
         (before != level).then_some(level)
     }
 }
@@ -120,14 +124,18 @@ impl Room {
 pub async fn look(io: &Io, broker: &Broker) -> u64 {
     let room = &broker.room;
     let mut spare = u64::MAX;
+    let mut reserve = room.reserve_bytes;
+    if reserve > 0 && !is_there(io, &broker.config.ringlog.data_dir).await {
+        reserve += ballast_bytes(&broker.config);
+    }
     for (at, (path, _)) in room.places.iter().enumerate() {
         // A directory that cannot be looked at is found out by whoever writes there.
         let Ok(volume) = io.volume(path).await else {
             continue;
         };
         let usable = volume.usable_bytes;
-        spare = spare.min(usable.saturating_sub(room.reserve_bytes));
-        match room.note(at, usable) {
+        spare = spare.min(usable.saturating_sub(reserve));
+        match room.note(at, usable, reserve) {
             None => {}
             Some(ENOUGH) => log::info!(
                 "{} has {usable} bytes of free space: records are taken again",
@@ -169,11 +177,14 @@ fn ballast_bytes(config: &BrokerConfig) -> u64 {
     }
 }
 
-/// Gives the ballast up if its disk is full, and makes it again if there is room for it twice. Without
-/// a reserve there is none.
+/// Gives the ballast up if its disk is full, and makes it again if there is room for it twice above the
+/// reserve. Without a reserve there is none.
 pub async fn mind_ballast(io: &Io, config: &BrokerConfig) {
     let reserve = config.ringlog.disk_reserve_bytes;
-    let (path, wanted) = (config.ringlog.data_dir.join(BALLAST_FILE), ballast_bytes(config));
+    let (path, wanted) = (
+        config.ringlog.data_dir.join(BALLAST_FILE),
+        ballast_bytes(config),
+    );
     let Ok(volume) = io.volume(&config.ringlog.data_dir).await else {
         return;
     };
@@ -186,7 +197,7 @@ pub async fn mind_ballast(io: &Io, config: &BrokerConfig) {
             ),
             Err(error) => log::warn!("{}: {error}", path.display()),
         }
-    } else if !is_there && volume.usable_bytes / 2 > reserve.saturating_add(wanted) {
+    } else if !is_there && reserve > 0 && volume.usable_bytes > reserve.saturating_add(2 * wanted) {
         let made = async {
             let file = io.open(&path, OpenMode::Create).await?;
             io.allocate(&file, wanted).await

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `place.rs` | a directory with known records, and ways to hurt it |
 //! | `cold.rs` | damage that a consumer or the scrub comes upon |
+//! | `full_disk.rs` | a full disk: what is refused and what goes on |
 //! | `fsck.rs` | `ringlog fsck`: every damage is named, repairs lose what they say |
 #![forbid(unsafe_code)]
 
 mod cold;
 mod fsck;
+mod full_disk;
 mod place;

@@ -176,8 +176,12 @@ pub(super) fn torn_tail(journal: &FoundJournal) -> u64 {
 
 /// Removes all files, behind a header that voids them.
 async fn remove(io: &Io, directory: &Path, inventory: &Inventory) -> Result<(), JournalError> {
+    // First those that nothing was written to: a full disk has room for the header then.
+    let unused = inventory.files.iter().filter(|file| file.is_unused);
+    let unused = unused.map(|file| file.path.clone()).collect();
+    ring::remove_files(io, directory, unused, None).await?;
     let mut shards: BTreeMap<u32, Vec<&FoundFile>> = BTreeMap::new();
-    for file in &inventory.files {
+    for file in inventory.files.iter().filter(|file| !file.is_unused) {
         shards.entry(file.shard).or_default().push(file);
     }
     for (shard, files) in shards {

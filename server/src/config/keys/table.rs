@@ -274,6 +274,7 @@ pub static KEYS: &[Key] = table! {
     ["reserved.broker.max.id", Int, Plain, Some("1000"), AtLeast(0), AcceptedIgnored(REPL), "Largest broker id that is not handed out by ZooKeeper."],
     ["ringlog.cores", Int, Plain, None, Between(1, 256), Acts, "Shards, each one a pinned thread with its own ring, partitions and connections; null means all usable cores."],
     ["ringlog.data.dir", String, Plain, None, Any, Acts, "Holds everything: DIR/logs (unless log.dirs says otherwise), DIR/journal and DIR/zookeeper. Null means ./data; where log.dirs is set, the first of them with '.ringlog' behind its name, for nothing of ours lies inside log.dirs."],
+    ["ringlog.disk.reserve.bytes", Long, Bytes, Some("67108864"), AtLeast(0), Acts, "Free space of each disk with a log directory or the journal below which records are refused with KAFKA_STORAGE_ERROR until there is more; 0 turns it off."],
     ["ringlog.durability", String, Plain, Some("durable"), OneOf(&["durable", "page-cache"]), Acts, "What acks=all means: durable (on stable storage, by the journal) or page-cache (Apache Kafka's promise)."],
     ["ringlog.io", String, Plain, Some("auto"), OneOf(&["auto", "uring", "poll"]), Acts, "I/O driver: uring, poll (epoll and plain system calls), or auto, which takes io_uring where it is to be had."],
     ["ringlog.journal.bytes", Long, Bytes, Some("268435456"), AtLeast(1048576), Acts, "Size of one shard's journal, a ring of files."],
