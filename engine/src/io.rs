@@ -13,6 +13,7 @@
 //! - Time is read once per turn.
 
 mod buffer;
+mod counters;
 mod executor;
 mod files;
 mod op;
@@ -39,10 +40,12 @@ use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
 use crate::clock::{self, Instant};
+use counters::Counters;
 use executor::Executor;
 use op::{Completion, Handle, Op, Output, Token};
 
 pub use buffer::{AlignedBuffer, DIRECT_IO_ALIGNMENT};
+pub use counters::IoCounters;
 pub use op::{DirectoryEntry, File, Listener, OpenMode, Socket, Volume};
 pub use probe::DriverKind;
 pub use system::{lock_file, open_file_limit, pin_to_core, raise_open_file_limit, usable_cores};
@@ -74,7 +77,7 @@ struct Inner {
     timers: RefCell<Timers>,
     now: Cell<Instant>,
     wall_ms: Cell<i64>,
-    turn_count: Cell<u64>,
+    counters: Counters,
     completions: RefCell<Vec<(Token, Completion)>>,
     /// Tasks that let all others go first.
     yielded: RefCell<Vec<Waker>>,
@@ -126,7 +129,7 @@ impl Io {
             timers: RefCell::new(Timers::default()),
             now: Cell::new(Instant::default()),
             wall_ms: Cell::new(0),
-            turn_count: Cell::new(0),
+            counters: Counters::default(),
             completions: RefCell::default(),
             yielded: RefCell::default(),
         };
@@ -207,7 +210,7 @@ impl Io {
 
     /// A turn that waits if, after the ready tasks have run, `may_wait` says so.
     fn turn_if(&self, may_wait: impl FnOnce() -> bool) -> bool {
-        self.inner.turn_count.update(|count| count + 1);
+        self.inner.counters.count(|counters| counters.turns += 1);
         let mut progress = self.inner.executor.run_ready();
         let yielded = self.inner.yielded.take();
         if !yielded.is_empty() {
@@ -217,10 +220,10 @@ impl Io {
         let queue = self.inner.executor.queue();
         let is_idle = self.inner.yielded.borrow().is_empty();
         let sleep = is_idle && may_wait() && queue.prepare_sleep();
-        let timeout = if sleep {
-            self.time_to_next_timer()
-        } else {
-            Some(Duration::ZERO)
+        let slept_at = sleep.then(clock::monotonic);
+        let timeout = match slept_at {
+            Some(now) => self.next_deadline().map(|deadline| deadline.since(now)),
+            None => Some(Duration::ZERO),
         };
         let mut completions = self.inner.completions.take();
         match &mut *self.inner.driver.borrow_mut() {
@@ -232,6 +235,10 @@ impl Io {
             queue.finish_sleep();
         }
         self.read_clock();
+        if let Some(slept_at) = slept_at {
+            let idle = self.now().since(slept_at);
+            self.inner.counters.count(|counters| counters.idle += idle);
+        }
         progress |= !completions.is_empty();
         for (token, completion) in completions.drain(..) {
             self.complete(token, completion);
@@ -240,9 +247,24 @@ impl Io {
         progress | self.fire_timers()
     }
 
-    /// How many turns the shard has taken: an idle one takes none.
-    pub fn turn_count(&self) -> u64 {
-        self.inner.turn_count.get()
+    /// What the shard has asked of the kernel so far.
+    pub fn counters(&self) -> IoCounters {
+        let counters = self.inner.counters.get();
+        match &*self.inner.driver.borrow() {
+            Driver::Uring(driver) => {
+                let (ring_entries, enters) = driver.submitted();
+                IoCounters {
+                    ring_entries,
+                    enters,
+                    ..counters
+                }
+            }
+            Driver::Poll(_) => IoCounters {
+                enters: counters.turns,
+                ..counters
+            },
+            Driver::Sim(_) => counters,
+        }
     }
 
     /// When the next timer of this shard is due, if there is one.
@@ -262,11 +284,6 @@ impl Io {
         };
         self.inner.now.set(now);
         self.inner.wall_ms.set(wall_ms);
-    }
-
-    fn time_to_next_timer(&self) -> Option<Duration> {
-        self.next_deadline()
-            .map(|deadline| deadline.since(clock::monotonic()))
     }
 
     fn fire_timers(&self) -> bool {
@@ -304,6 +321,7 @@ impl Io {
     }
 
     fn start(&self, op: Op) -> Operation {
+        self.inner.counters.started(&op);
         let token = self.inner.slots.borrow_mut().insert(Slot::Waiting(None));
         let completion = match &mut *self.inner.driver.borrow_mut() {
             Driver::Uring(driver) => driver.start(token, op),
@@ -441,7 +459,13 @@ impl Io {
         }
         while length > 0 {
             let piece = length.min(SEND_FILE_BYTES_MAX);
+            self.inner
+                .counters
+                .count(|counters| counters.send_file_pieces += 1);
             if !system::is_cached(file, position, piece) {
+                self.inner
+                    .counters
+                    .count(|counters| counters.cold_pieces += 1);
                 let scratch = BytesMut::with_capacity(usize::try_from(piece).unwrap_or(0));
                 self.read_at(file, scratch, position, usize::try_from(piece).unwrap_or(0))
                     .await?;

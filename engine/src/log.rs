@@ -297,6 +297,11 @@ impl Log {
         state.segments.iter().map(|s| u64::from(s.size)).sum()
     }
 
+    /// Number of segments.
+    pub fn segment_count(&self) -> usize {
+        self.state.borrow().segments.len()
+    }
+
     /// All segments, oldest first.
     pub fn segments(&self) -> Vec<SegmentInfo> {
         let state = self.state.borrow();

@@ -141,6 +141,20 @@ pub enum Durability {
     PageCache,
 }
 
+/// Where metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HttpListen {
+    /// Nowhere.
+    None,
+    /// At an address.
+    At {
+        /// `HOST:PORT`.
+        address: String,
+        /// Somebody has set it: where it is taken, the broker does not start.
+        is_asked: bool,
+    },
+}
+
 /// Where ZooKeeper is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZookeeperSettings {
@@ -163,6 +177,8 @@ pub struct RinglogConfig {
     pub cores: usize,
     /// `ringlog.io`.
     pub io: IoMode,
+    /// `ringlog.http.listen`.
+    pub http: HttpListen,
     /// `ringlog.durability`.
     pub durability: Durability,
     /// `ringlog.journal.bytes`, of one shard.
@@ -220,6 +236,9 @@ impl BrokerConfig {
         let own_zookeeper = if first_port == Some(0) { "0" } else { "2181" };
         if settings.set("zookeeper.connect").is_none() {
             settings.settle("ringlog.zookeeper.port", own_zookeeper);
+        }
+        if first_port == Some(9092) {
+            settings.settle("ringlog.http.listen", "127.0.0.1:9404");
         }
         let config = Self::build(settings, listeners, &mut problems);
         let has_error = problems.iter().any(|problem| problem.level == Level::Error);
@@ -490,6 +509,25 @@ fn zookeeper(settings: &Settings, problems: &mut Vec<Problem>) -> ZookeeperSetti
     }
 }
 
+fn http(settings: &Settings, problems: &mut Vec<Problem>) -> HttpListen {
+    let name = "ringlog.http.listen";
+    let text = settings.text(name).unwrap_or_default();
+    let text = text.trim();
+    if text.is_empty() || text == "none" {
+        return HttpListen::None;
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        let what = format!("invalid value '{text}' for '{name}'");
+        let hint = "expected [HOST:]PORT, or none";
+        problems.push(settings.problem(Level::Error, name, &what, hint));
+    }
+    HttpListen::At {
+        address: format!("{host}:{port}"),
+        is_asked: settings.set(name).is_some(),
+    }
+}
+
 fn ringlog(settings: &Settings, problems: &mut Vec<Problem>) -> RinglogConfig {
     let bytes = |name| u64::try_from(long(settings, name)).unwrap_or(0);
     let data_dir = PathBuf::from(settings.text("ringlog.data.dir").unwrap_or_default());
@@ -502,6 +540,7 @@ fn ringlog(settings: &Settings, problems: &mut Vec<Problem>) -> RinglogConfig {
             Some("poll") => IoMode::Poll,
             _ => IoMode::Auto,
         },
+        http: http(settings, problems),
         durability: match settings.text("ringlog.durability").as_deref() {
             Some("page-cache") => Durability::PageCache,
             _ => Durability::Durable,

@@ -24,6 +24,7 @@ use zookeeper_client::{Client, SessionState};
 
 use crate::metadata::ensemble::{Call, Session};
 use crate::metadata::znode::RegisteredEndPoint;
+use crate::metrics::http;
 use crate::shard::Job;
 
 /// How often an attempt to connect or to register is repeated, and how often that is said.
@@ -54,7 +55,7 @@ pub struct Identity {
 pub struct Control {
     /// The shards' way to ZooKeeper.
     pub session: Session,
-    attach: watch::Sender<Option<futures_channel::mpsc::Sender<Job>>>,
+    attach: watch::Sender<Option<Vec<mpsc::Sender<Job>>>>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -63,7 +64,7 @@ pub struct Control {
 ///
 /// # Errors
 /// Why it cannot be registered. It waits for a ZooKeeper that does not answer, and says so.
-pub fn start(identity: Identity) -> Result<Control, String> {
+pub fn start(identity: Identity, http: Option<http::Bound>) -> Result<Control, String> {
     let (calls, asked) = mpsc::unbounded();
     let session = Session {
         calls,
@@ -76,6 +77,7 @@ pub fn start(identity: Identity) -> Result<Control, String> {
         identity: Arc::new(identity),
         controller_epoch: session.controller_epoch.clone(),
         attached,
+        http,
         told,
         ready,
         has_begun: false,
@@ -109,9 +111,10 @@ pub fn start(identity: Identity) -> Result<Control, String> {
 }
 
 impl Control {
-    /// From now on shard 0 is told what others change; first that it shall look at everything.
-    pub fn attach(&self, shard: futures_channel::mpsc::Sender<Job>) {
-        self.attach.send_replace(Some(shard));
+    /// From now on shard 0 is told what others change, first that it shall look at everything; and
+    /// all shards are asked what HTTP is asked.
+    pub fn attach(&self, shards: Vec<mpsc::Sender<Job>>) {
+        self.attach.send_replace(Some(shards));
     }
 
     /// Ends the session, so that the registration goes at once.
@@ -138,7 +141,8 @@ impl Drop for Control {
 struct Life {
     identity: Arc<Identity>,
     controller_epoch: Arc<AtomicI32>,
-    attached: watch::Receiver<Option<futures_channel::mpsc::Sender<Job>>>,
+    attached: http::Shards,
+    http: Option<http::Bound>,
     told: watch::Receiver<bool>,
     ready: std_mpsc::Sender<Result<(), String>>,
     has_begun: bool,
@@ -157,6 +161,9 @@ impl Life {
                 });
             }
         });
+        if let Some(bound) = self.http.take() {
+            tokio::task::spawn_local(http::serve(bound, self.attached.clone()));
+        }
         let mut told = self.told.clone();
         tokio::select! {
             () = self.keep_session(&clients) => {}

@@ -18,6 +18,7 @@ pub mod handlers;
 pub mod life;
 pub mod logging;
 pub mod metadata;
+pub mod metrics;
 pub mod net;
 pub mod partition;
 pub mod producer_state;

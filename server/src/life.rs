@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use ringlog_engine::io::{Io, Listener};
 use ringlog_engine::journal::{self, Journal, JournalOptions};
 use uuid::Uuid;
@@ -30,6 +31,9 @@ use crate::shard::{self, Mailbox, Shard};
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How often `flush.ms` is looked at, where a topic sets it.
 const FLUSH_CHECK: Duration = Duration::from_secs(1);
+
+/// Logs that are closed at a time: a few syncs each, which a file system commits together.
+const CLOSED_AT_ONCE: usize = 64;
 
 /// What a shard begins with.
 pub struct Beginning {
@@ -220,6 +224,24 @@ async fn flush_by_time(shard: Rc<Shard>) {
     }
 }
 
+/// Closes one log; `None` if it is being deleted: nobody misses it.
+async fn close(
+    shard: &Rc<Shard>,
+    partition: &Rc<Partition>,
+) -> Result<Option<((String, i32), i64, i64)>, String> {
+    let log = &partition.log;
+    let point = match log.close().await {
+        Ok(point) => point,
+        Err(_) if !shard.has(partition) => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    if let Err(error) = boot::write_snapshot(shard, partition).await {
+        log::warn!("No producer snapshot: {error}");
+    }
+    let key = (partition.topic().name.clone(), partition.index);
+    Ok(Some((key, point, log.log_start_offset())))
+}
+
 /// Ends the shard cleanly: connections closed, logs synced and closed, the journal empty.
 ///
 /// # Errors
@@ -229,20 +251,15 @@ pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
     shard.all_opened().await;
     let mut ends = Ends::new();
     let mut first_error = None;
-    for partition in shard.partitions() {
-        let key = (partition.topic().name.clone(), partition.index);
-        let log = &partition.log;
-        match log.close().await {
-            Ok(point) => ends.push((key, point, log.log_start_offset())),
-            // It is being deleted: nobody misses it.
-            Err(_) if !shard.has(&partition) => continue,
+    let partitions = shard.partitions();
+    let closing = partitions.iter().map(|partition| close(shard, partition));
+    let mut closed = stream::iter(closing).buffer_unordered(CLOSED_AT_ONCE);
+    while let Some(closed) = closed.next().await {
+        match closed {
+            Ok(end) => ends.extend(end),
             Err(error) => {
-                first_error.get_or_insert(error.to_string());
-                continue;
+                first_error.get_or_insert(error);
             }
-        }
-        if let Err(error) = boot::write_snapshot(shard, &partition).await {
-            log::warn!("No producer snapshot: {error}");
         }
     }
     if shard.id == 0 {

@@ -185,6 +185,8 @@ pub struct BannerFacts {
     pub listeners: Vec<String>,
     /// Where ZooKeeper is.
     pub zookeeper: String,
+    /// Where metrics are, if anywhere.
+    pub http: Option<std::net::SocketAddr>,
     /// The data directories.
     pub data: String,
     /// Time from the start to readiness.
@@ -212,13 +214,16 @@ impl fmt::Display for BannerFacts {
         )?;
         writeln!(f, "  kafka      {}", self.listeners.join("  "))?;
         writeln!(f, "  zookeeper  {}", self.zookeeper)?;
+        if let Some(http) = self.http {
+            writeln!(f, "  http       http://{http}/metrics")?;
+        }
         writeln!(f, "  data       {}", self.data)?;
         writeln!(f, "  promise    {}", self.durability)?;
         let first = self.listeners.first().map_or("", String::as_str);
         writeln!(
             f,
             "try:  bin/kafka-topics.sh --create --topic first --bootstrap-server {first}\n      \
-             ringlog produce first      ringlog tail first -f      ringlog doctor"
+             ringlog produce first      ringlog tail first -f      ringlog doctor      ringlog top"
         )
     }
 }
@@ -287,6 +292,7 @@ mod tests {
             durability: "acks=all waits for stable storage".to_owned(),
             listeners: vec!["127.0.0.1:9092".to_owned()],
             zookeeper: "127.0.0.1:2181".to_owned(),
+            http: Some(([127, 0, 0, 1], 9404).into()),
             data: "./data".to_owned(),
             ready_ms: 14,
         };
@@ -294,10 +300,12 @@ mod tests {
             facts.to_string(),
             format!(
                 "ringlog {} · Kafka 0.10-4.x wire · 2 cores · io_uring (DEFER_TASKRUN) · ready in 14 ms\n  \
-                 kafka      127.0.0.1:9092\n  zookeeper  127.0.0.1:2181\n  data       ./data\n  \
+                 kafka      127.0.0.1:9092\n  zookeeper  127.0.0.1:2181\n  \
+                 http       http://127.0.0.1:9404/metrics\n  data       ./data\n  \
                  promise    acks=all waits for stable storage\n\
                  try:  bin/kafka-topics.sh --create --topic first --bootstrap-server 127.0.0.1:9092\n      \
-                 ringlog produce first      ringlog tail first -f      ringlog doctor\n",
+                 ringlog produce first      ringlog tail first -f      ringlog doctor      \
+                 ringlog top\n",
                 env!("CARGO_PKG_VERSION")
             )
         );

@@ -221,6 +221,10 @@ impl Partition {
         };
         let appended = self.log.append(batches, self.leader_epoch, time).await?;
         self.take_note(&mut headers, appended.base_offset, now_ms);
+        let (messages, so_far) = shard.counters.appended.get();
+        let added = appended.last_offset + 1 - appended.base_offset;
+        let appended_now = (messages + added.unsigned_abs(), so_far + bytes as u64);
+        shard.counters.appended.set(appended_now);
         let lsn = shard.appended(self, &appended).map_err(storage)?;
         drop((reservation, turn));
         if shard.journal().is_none() {

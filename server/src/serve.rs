@@ -20,8 +20,9 @@ use ringlog_engine::log::directory::write_clean_shutdown;
 use crate::boot::cluster::{self, Cluster};
 use crate::boot::{self, Found};
 use crate::broker::{BoundListener, Broker};
+use crate::cli::holder::name_holder;
 use crate::cli::port::{explain_port_taken, is_held, write_port_file};
-use crate::config::{BrokerConfig, Durability, IoMode};
+use crate::config::{BrokerConfig, Durability, HttpListen, IoMode};
 use crate::control::{self, Identity};
 use crate::life::{self, Beginning, Ends};
 use crate::logging::{self, BannerFacts};
@@ -29,6 +30,7 @@ use crate::metadata::controller::Controller;
 use crate::metadata::ensemble::{Ensemble, Session};
 use crate::metadata::store::{Places, Store};
 use crate::metadata::znode::RegisteredEndPoint;
+use crate::metrics::http;
 use crate::room;
 use crate::shard::{Mesh, Shard};
 use crate::zookeeper::config::ZookeeperConfig;
@@ -70,15 +72,21 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     main_io.block_on(async move { room::mind_ballast(&io, &wanted).await });
     let (listeners, bound) = listen(&config)?;
     let service = start_zookeeper(&mut config)?;
-    let control = control::start(identity(&config, &bound))?;
+    let http = bind_http(&config)?;
+    let http_address = http.as_ref().map(|bound| bound.address);
+    let control = control::start(identity(&config, &bound), http)?;
     let found = find(&main_io, &config, &control.session)?;
     let broker = Arc::new(Broker::new(config, found.cluster_id.clone(), bound));
     let (io, looked) = (main_io.clone(), broker.clone());
     main_io.block_on(async move { room::look(&io, &looked).await });
     let (mesh, threads) = start_shards(&broker, found, &listeners, driver.kind, &control.session)?;
     post_all(&main_io, &mesh, |shard| shard.go());
-    control.attach(mesh.senders()[0].clone());
-    announce(&broker, &driver, service.as_ref(), began)?;
+    control.attach(mesh.senders());
+    let beside = Beside {
+        zookeeper: service.as_ref().map(Running::address),
+        http: http_address,
+    };
+    announce(&broker, &driver, &beside, began)?;
     wait_for_signal()?;
     log::info!(target: "kafka.server.KafkaServer", "[KafkaServer id={}] shutting down", broker.config.node_id);
     post_all(&main_io, &mesh, |shard| shard.ask_to_stop());
@@ -116,6 +124,24 @@ fn start_zookeeper(config: &mut BrokerConfig) -> Result<Option<Running>, String>
             Ok(None)
         }
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The port of metrics. One that nobody asked for and that is taken is gone without.
+fn bind_http(config: &BrokerConfig) -> Result<Option<http::Bound>, String> {
+    let HttpListen::At { address, is_asked } = &config.ringlog.http else {
+        return Ok(None);
+    };
+    match http::Bound::bind(address) {
+        Ok(bound) => Ok(Some(bound)),
+        Err(error) if *is_asked => Err(format!(
+            "cannot listen on {address} for HTTP: {error}\n   | give another address with --http \
+             HOST:PORT or ringlog.http.listen, or --http none"
+        )),
+        Err(error) => {
+            log::warn!("No /metrics, and nothing for `ringlog top`: {address}: {error}");
+            Ok(None)
+        }
     }
 }
 
@@ -236,9 +262,10 @@ fn lock(config: &BrokerConfig) -> Result<Vec<OwnedFd>, String> {
         let path = directory.join(".lock");
         io::lock_file(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => format!(
-                "data directory {} is in use by another broker (it holds {})\n   | stop that \
+                "data directory {} is in use by another broker ({} holds {})\n   | stop that \
                  broker, or give another directory with --data-dir DIR or log.dirs",
                 directory.display(),
+                name_holder(&path),
                 path.display()
             ),
             _ => format!(
@@ -370,10 +397,16 @@ fn post_all(io: &Io, mesh: &Mesh, job: fn(&Shard)) {
     });
 }
 
+/// What this process listens on beside Kafka's listeners.
+struct Beside {
+    zookeeper: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+}
+
 fn announce(
     broker: &Broker,
     driver: &Choice,
-    service: Option<&Running>,
+    beside: &Beside,
     began: Instant,
 ) -> Result<(), String> {
     let config = &broker.config;
@@ -383,7 +416,12 @@ fn announce(
             .iter()
             .map(|bound| (bound.name.clone(), bound.address))
             .collect();
-        bound.extend(service.map(|service| ("ZOOKEEPER".to_owned(), service.address())));
+        bound.extend(
+            beside
+                .zookeeper
+                .map(|address| ("ZOOKEEPER".to_owned(), address)),
+        );
+        bound.extend(beside.http.map(|address| ("HTTP".to_owned(), address)));
         write_port_file(path, &bound)
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
@@ -401,8 +439,9 @@ fn announce(
             .iter()
             .map(|bound| bound.address.to_string())
             .collect(),
-        zookeeper: match service {
-            Some(service) => format!("{} (in this process)", service.address()),
+        http: beside.http,
+        zookeeper: match beside.zookeeper {
+            Some(address) => format!("{address} (in this process)"),
             None => config.zookeeper.connect.clone(),
         },
         data: config

@@ -17,6 +17,7 @@ use std::task::{Poll, Waker};
 
 use futures_channel::{mpsc, oneshot};
 use futures_util::{SinkExt, StreamExt};
+use ringlog_engine::clock::Instant;
 use ringlog_engine::io::Io;
 use ringlog_engine::journal::{self, Journal, Lsn, Reservation};
 use ringlog_engine::log::{Appended, LogPosition, SegmentFiles};
@@ -27,6 +28,7 @@ use crate::group::driver::Groups;
 use crate::handlers::fetch::session::Sessions;
 use crate::metadata::state::{Image, owner_shard};
 use crate::metadata::store::Store;
+use crate::metrics::Counters;
 use crate::net::connection::Connections;
 use crate::partition::Partition;
 use crate::turnstile::Turnstile;
@@ -133,6 +135,10 @@ pub struct Shard {
     pub sessions: RefCell<Sessions>,
     /// The connections that live here.
     pub connections: Connections,
+    /// What it counts.
+    pub counters: Counters,
+    /// When it started.
+    pub started: Instant,
     /// Source of ids; seeded, so that a simulation repeats.
     pub random: RefCell<fastrand::Rng>,
     image: RefCell<Arc<Image>>,
@@ -185,6 +191,8 @@ impl Shard {
                 broker.config.network.fetch_sessions_max,
             )),
             connections: Connections::default(),
+            counters: Counters::default(),
+            started: io.now(),
             random: RefCell::new(random),
             image: RefCell::default(),
             partitions: RefCell::default(),

@@ -16,6 +16,7 @@ mod groups;
 mod idempotence;
 mod list_offsets;
 mod metadata;
+mod metrics;
 mod pipelining;
 mod produce_fetch;
 mod retention;

@@ -128,6 +128,9 @@ def class_of(tool, version):
         "kafka-dump-log": "org.apache.kafka.tools.DumpLogSegments" if major >= 4 else "kafka.tools.DumpLogSegments",
         "kafka-leader-election": _first(version, "org.apache.kafka.tools.LeaderElectionCommand",
                                         "kafka.admin.LeaderElectionCommand"),
+        "kafka-preferred-replica-election": "kafka.admin.PreferredReplicaLeaderElectionCommand",
+        "kafka-reassign-partitions": _first(version, "org.apache.kafka.tools.reassign.ReassignPartitionsCommand",
+                                            "kafka.admin.ReassignPartitionsCommand"),
         "kafka-cluster": "org.apache.kafka.tools.ClusterTool",
         "kafka-producer-perf-test": "org.apache.kafka.tools.ProducerPerformance",
         "kafka-consumer-perf-test": _first(version, "org.apache.kafka.tools.ConsumerPerformance",
@@ -201,12 +204,12 @@ class Tools:
 class Jvm:
     """A server of Apache's in a JVM of its own; `ready` tells whether it serves."""
 
-    def __init__(self, home, name, arguments, ready, heap="-Xmx384m"):
+    def __init__(self, home, name, arguments, ready, heap="-Xmx384m", jars=None):
         self.log_file, self.ready, self.process = pathlib.Path(home) / f"{name}.log", ready, None
         self.starts = 0
         level = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=info", f"-Dlog4j.configuration=file:{self.log_level(home)}",
                  "-Dzookeeper.admin.enableServer=false", "-Dzookeeper.4lw.commands.whitelist=*"]
-        self.command = [*JVM, heap, *level, "-cp", class_path("3.9.1"), *arguments]
+        self.command = [*JVM, heap, *level, "-cp", jars or class_path("3.9.1"), *arguments]
 
     @staticmethod
     def log_level(home):
@@ -253,8 +256,32 @@ def mode(port):
     return found and found.group(1)
 
 
-def zookeepers(home, count):
-    """Apache ZooKeeper 3.8.4 (the jar of Kafka 3.9.1's distribution): one, or an ensemble. Started."""
+# Of Debian's `zookeeper`, what a server needs at run time, and the jars in them.
+DEBIAN = ["libzookeeper-java", "libslf4j-java", "libnetty-java", "libjctools-java", "libsnappy-java",
+          "libdropwizard-metrics-java", "libcommons-cli-java"]
+DEBIAN_JARS = ["zookeeper", "zookeeper-jute", "slf4j-api", "slf4j-simple", "netty-all", "netty-common", "netty-buffer",
+               "netty-handler", "netty-transport", "netty-codec", "netty-resolver", "jctools-core", "snappy-java",
+               "metrics-core", "commons-cli"]
+
+
+@run.once
+def debian_zookeeper():
+    """The class path of Debian's ZooKeeper 3.8, unpacked into the cache."""
+    java()
+    run.need("apt-get", "this is not Debian")
+    home = run.CACHE / "debian-zookeeper"
+    if not (home / "ready").exists():
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        run.prepare(["apt-get", "download", *DEBIAN], "Debian's ZooKeeper", cwd=home)
+        for package in home.glob("*.deb"):
+            run.prepare(["dpkg", "-x", str(package), str(home)], package.name)
+        (home / "ready").touch()
+    return ":".join(str(home / f"usr/share/java/{jar}.jar") for jar in DEBIAN_JARS)
+
+
+def zookeepers(home, count, jars=None):
+    """Apache ZooKeeper, of Kafka 3.9.1's distribution (3.8.4) or of other jars: one, or an ensemble. Started."""
     ports = [(free_port(), free_port(), free_port()) for _ in range(count)]
     servers = []
     for index, (client, _, _) in enumerate(ports):
@@ -267,7 +294,7 @@ def zookeepers(home, count):
             lines += [f"server.{i + 1}=127.0.0.1:{peer}:{vote}" for i, (_, peer, vote) in enumerate(ports)]
         (data / "zoo.cfg").write_text("\n".join(lines) + "\n")
         servers.append(Jvm(data, "server", ["org.apache.zookeeper.server.quorum.QuorumPeerMain", str(data / "zoo.cfg")],
-                           lambda server, port=client: mode(port) is not None, "-Xmx128m"))
+                           lambda server, port=client: mode(port) is not None, "-Xmx128m", jars))
     try:
         for server in servers:
             server.start(wait=False)
@@ -302,7 +329,8 @@ class Oracle:
         try:
             servers, ports = zookeepers(self.home, 1)
             self.processes += servers
-            self.broker, self.bootstrap = kafka_on_zookeeper(self.home, f"127.0.0.1:{ports[0]}", broker_id)
+            self.zookeeper = f"127.0.0.1:{ports[0]}"
+            self.broker, self.bootstrap = kafka_on_zookeeper(self.home, self.zookeeper, broker_id)
             self.processes.append(self.broker)
             self.broker.start()
         except Exception:

@@ -5,13 +5,10 @@ import re
 import threading
 
 from jvm import Failed, Tools, run
-from scene import BROKER_ID, PATIENT, described, end, has, same, until
+import scene
+from scene import BROKER_ID, PATIENT, UUID, described, difference, end, has, same, until
 
 BROKER_CONFIGS = threading.Lock()  # the versions share the brokers
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-VARYING = [(UUID, "UUID"), (re.compile(r"TopicId: \S+"), "TopicId: ID"), (re.compile(r"\b1[6-9]\d{11}\b"), "TIME"),
-           (re.compile(r"(?i)\bcrc: \d+"), "crc: CRC"), (re.compile(r"producerId: \d+"), "producerId: ID"),
-           (re.compile(r"\s+"), " ")]
 
 
 class Sides:
@@ -21,22 +18,13 @@ class Sides:
         self.tools, self.ringlog, self.oracle, self.differences = Tools(version), ringlog, oracle, []
         self.group_words = []
 
-    def normal(self, text, side):
-        text = text.replace(str(side.logs), "LOGS").replace(side.bootstrap, "HOST:PORT")
-        lines = []
-        for line in text.splitlines():
-            for pattern, name in VARYING:
-                line = pattern.sub(name, line)
-            lines.append(line.strip())
-        return sorted(filter(None, lines))
-
     def run(self, tool, *words, stdin="", place="--bootstrap-server", normal=None, code=None):
         """What Ringlog's side said; the words may hold LOGS, and functions of a side."""
         results = []
         for side in (self.ringlog, self.oracle):
             mine = [word(side) if callable(word) else str(word).replace("LOGS", str(side.logs)) for word in words]
             said = self.tools.run(tool, *([place, side.bootstrap] if place else []), *mine, stdin=stdin)
-            results.append((said, said.code, (normal or self.normal)(said.output, side)))
+            results.append((said, said.code, (normal or scene.normal)(said.output, side)))
         (ours, our_code, our_text), (theirs, their_code, their_text) = results
         if (our_code, our_text) != (their_code, their_text):
             self.differences.append(difference(ours, our_text, theirs, their_text))
@@ -67,19 +55,6 @@ class Sides:
         found, self.differences = self.differences, []
         if found:
             raise Failed(f"{len(found)} differences from Apache Kafka 3.9.1\n  " + "\n  ".join(found))
-
-
-def difference(ours, our_text, theirs, their_text):
-    """The lines that only one of them has; all that was said, if the exit codes differ."""
-    shown = [f"{ours.command} (exit code {ours.code}, of Apache {theirs.code})"]
-    if isinstance(our_text, list) and isinstance(their_text, list):
-        shown += [f"    Ringlog: {line}" for line in our_text if line not in their_text]
-        shown += [f"    Apache:  {line}" for line in their_text if line not in our_text]
-    else:
-        shown += [f"    Ringlog: {our_text}", f"    Apache:  {their_text}"]
-    if ours.code != theirs.code:
-        shown += [f"    stderr of Ringlog: {ours.errors[-1500:]}", f"    stderr of Apache: {theirs.errors[-1500:]}"]
-    return "\n".join(shown)
 
 
 def topics(sides):
@@ -189,7 +164,7 @@ def groups(sides):
         call(*here, "--reset-offsets", *words, **options)
         return sides.run("kafka-consumer-groups", "--describe", "--group", group, code=0)
 
-    mine = lambda text, side: [line for line in sides.normal(text, side) if re.match(rf"GROUP|{group}|{gone}", line)]
+    mine = lambda text, side: [line for line in scene.normal(text, side) if re.match(rf"GROUP|{group}|{gone}", line)]
     has(call("--list", normal=mine, code=0), group, gone)
     call("--list", "--state", normal=mine, code=0)
     call("--describe", "--group", group, code=0)
@@ -338,6 +313,20 @@ def versions(sides):
     same("ranges without a common version", unusable, [])
 
 
+def moves(sides):
+    """A reassignment where nothing is to be moved, and what cannot be."""
+    topic = sides.topic("moves", 2)
+    file = sides.ringlog.home / f"{topic}.json"
+    known = [{"topic": topic, "partition": partition, "replicas": [BROKER_ID]} for partition in range(2)]
+    missing = [{"topic": topic, "partition": 9, "replicas": [BROKER_ID]}]
+    call = lambda *words, **options: sides.run("kafka-reassign-partitions", *words, **options)
+    for partitions, code in [(known, 0), (missing, None)]:
+        file.write_text(json.dumps({"version": 1, "partitions": partitions}))
+        for word in ["--execute", "--verify"]:
+            call("--reassignment-json-file", file, word, code=code)
+    call("--list", code=0)
+
+
 def others(sides):
     """Commands that a person tries: election, the cluster's id."""
     topic = sides.topic("others")
@@ -379,7 +368,7 @@ def dump_stopped(sides, topic):
 
 def modern(sides):
     topic = run.unique("dumped")
-    for test in [topics, configs, console, groups, members, offsets, log_dirs, perf, verifiable, versions, others]:
+    for test in [topics, configs, console, groups, members, offsets, log_dirs, perf, verifiable, versions, moves, others]:
         yield test.__name__.replace("_", "-"), lambda t=test: compared(sides, t)
     yield "dump-log of a broker that runs", lambda: compared(sides, dump_live, topic)
     yield "dump-log after a clean stop", lambda: compared(sides, dump_stopped, topic)

@@ -2,6 +2,7 @@
 
 Used by tests/clients/stock and its parts old_tools.py, new_tools.py and servers.py.
 """
+import re
 import subprocess
 import time
 
@@ -12,6 +13,10 @@ BROKER_ID = 1  # on both sides of a comparison
 WAIT_SECONDS = 60
 # The console producer gives a broker 1.5 s to answer; on a busy machine it then sends again, and doubles.
 PATIENT = ["--request-timeout-ms", 60000]
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+VARYING = [(UUID, "UUID"), (re.compile(r"TopicId: \S+"), "TopicId: ID"), (re.compile(r"\b1[6-9]\d{11}\b"), "TIME"),
+           (re.compile(r"(?i)\bcrc: \d+"), "crc: CRC"), (re.compile(r"producerId: \d+"), "producerId: ID"),
+           (re.compile(r"\s+"), " ")]
 
 
 class Broker(run.Ringlog):
@@ -96,3 +101,27 @@ def described(said, topic):
 def shell(tools, connect, *lines):
     """In a session that ends: a command as arguments leaves its session to the end of the JVM."""
     return tools.expect("zookeeper-shell", "-server", connect, stdin="\n".join([*lines, "quit", ""]))
+
+
+def normal(text, side):
+    """The lines of a tool's text, sorted, without what differs between two brokers that behave the same."""
+    text = text.replace(str(side.logs), "LOGS").replace(side.bootstrap, "HOST:PORT")
+    lines = []
+    for line in text.splitlines():
+        for pattern, name in VARYING:
+            line = pattern.sub(name, line)
+        lines.append(line.strip())
+    return sorted(filter(None, lines))
+
+
+def difference(ours, our_text, theirs, their_text):
+    """The lines that only one of them has; all that was said, if the exit codes differ."""
+    shown = [f"{ours.command} (exit code {ours.code}, of Apache {theirs.code})"]
+    if isinstance(our_text, list) and isinstance(their_text, list):
+        shown += [f"    Ringlog: {line}" for line in our_text if line not in their_text]
+        shown += [f"    Apache:  {line}" for line in their_text if line not in our_text]
+    else:
+        shown += [f"    Ringlog: {our_text}", f"    Apache:  {their_text}"]
+    if ours.code != theirs.code:
+        shown += [f"    stderr of Ringlog: {ours.errors[-1500:]}", f"    stderr of Apache: {theirs.errors[-1500:]}"]
+    return "\n".join(shown)

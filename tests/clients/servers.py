@@ -103,7 +103,7 @@ def on_one_zookeeper(binary, tools, home):
 
 def on_three_zookeepers(binary, tools, home):
     """The ensemble's leader is killed, then the broker; the two that are left are enough."""
-    servers, ports = jvm.zookeepers(home, 3)
+    servers, ports = jvm.zookeepers(home, 3, jvm.debian_zookeeper())
     broker = None
     try:
         broker = Broker(binary, "zookeeper.connect=" + ",".join(f"127.0.0.1:{port}" for port in ports))
@@ -171,7 +171,7 @@ def beside(binary, home):
         finally:
             end([service.process, *[server.process for server in servers]])
     yield "zookeeper-shell on Ringlog's service as on ZooKeeper 3.8", shell
-    yield "Ringlog on ZooKeeper 3.8", lambda: place(on_one_zookeeper, "one")
-    yield "Ringlog on an ensemble of three ZooKeepers", lambda: place(on_three_zookeepers, "three")
+    yield "Ringlog on Debian's ZooKeeper 3.8", lambda: place(on_one_zookeeper, "one")
+    yield "Ringlog on an ensemble of three of Debian's ZooKeepers", lambda: place(on_three_zookeepers, "three")
     yield "Apache Kafka 3.9.1 on Ringlog's ZooKeeper service", lambda: place(apache_on_our_zookeeper, "apache")
     yield None, tools.stop

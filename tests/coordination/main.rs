@@ -238,6 +238,53 @@ fn settings_that_a_tool_writes_into_zookeeper_act_and_those_of_the_broker_stand_
 }
 
 #[test]
+fn wishes_that_partitions_move_are_taken_off_zookeeper_and_what_cannot_be_is_told() {
+    let options = Options::default()
+        .expect_error("/admin/reassign_partitions")
+        .expect_error("/admin/preferred_replica_election");
+    let Some(broker) = Broker::own(options) else {
+        return;
+    };
+    let mut client = Client::connect(broker.address());
+    create_topic(&mut client, "here", 1, &[]);
+    let zookeeper = broker.zookeeper().to_string();
+    let shell = |arguments: &[&str]| {
+        tool(
+            "zookeeper-shell",
+            &[&[zookeeper.as_str()], arguments].concat(),
+        )
+    };
+    let here = r#"{"version":1,"partitions":[{"topic":"here","partition":0,"replicas":[0]}]}"#;
+    let away = r#"{"version":1,"partitions":[{"topic":"here","partition":0,"replicas":[7]}]}"#;
+    let led = r#"{"version":1,"partitions":[{"topic":"gone","partition":4}]}"#;
+    let moves = "/admin/reassign_partitions";
+    let leaders = "/admin/preferred_replica_election";
+    for (path, data, complaint) in [
+        (moves, here, None),
+        (
+            moves,
+            away,
+            Some("here-0 stays: it is to be on the brokers [7]"),
+        ),
+        (leaders, led, Some("gone-4 stays: there is no such topic")),
+        (leaders, "nonsense", Some("is dropped: it is no JSON")),
+    ] {
+        let (code, text) = shell(&["create", path, data]);
+        assert_eq!(code, Some(0), "{text}");
+        wait_for("the wish is taken off", PATIENCE, || {
+            let (_, listed) = shell(&["ls", "/admin"]);
+            let name = path.rsplit('/').next().expect("a path");
+            (!listed.contains(name)).then_some(())
+        });
+        if let Some(complaint) = complaint {
+            assert!(broker.log().contains(complaint), "{}", broker.log());
+        }
+    }
+    assert!(!broker.log().contains("here-0 stays: there"));
+    assert_eq!(produce_values(&mut client, "here", &["a"]), 0);
+}
+
+#[test]
 fn a_broker_waits_for_its_zookeeper_says_so_and_serves_then() {
     let mut zookeeper = Zookeeper::new();
     let home = Directory::new();

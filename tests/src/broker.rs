@@ -207,12 +207,19 @@ impl Broker {
 
     /// Where the ZooKeeper service in the broker's process listens.
     pub fn zookeeper(&self) -> SocketAddr {
+        self.listens("ZOOKEEPER://")
+    }
+
+    /// Where its metrics are; with `--http` only.
+    pub fn http(&self) -> SocketAddr {
+        self.listens("HTTP://")
+    }
+
+    fn listens(&self, scheme: &str) -> SocketAddr {
         let text = fs::read_to_string(self.own_process().port_file()).unwrap_or_default();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("ZOOKEEPER://"));
+        let line = text.lines().find_map(|line| line.strip_prefix(scheme));
         let address = line.and_then(|address| address.trim().parse().ok());
-        address.unwrap_or_else(|| panic!("no ZooKeeper in the port file: {text}"))
+        address.unwrap_or_else(|| panic!("no {scheme} in the port file: {text}"))
     }
 
     /// All that it logged.

@@ -42,6 +42,7 @@ impl ReadyQueue {
     fn unpark(&self) {
         if let Some(eventfd) = &self.eventfd {
             // EAGAIN means that the counter is full: the shard is being woken anyway.
+            super::counters::call();
             let _ = rustix::io::write(eventfd, &1u64.to_be_bytes());
         }
     }

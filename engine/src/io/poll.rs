@@ -10,6 +10,7 @@ use bytes::Bytes;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
+use super::counters::call;
 use super::executor::ReadyQueue;
 use super::op::{Completion, Op, Output, Token};
 use super::system;
@@ -143,6 +144,7 @@ impl Poll {
         });
         let mut events = std::mem::take(&mut self.events);
         let spare = rustix::buffer::spare_capacity(&mut events);
+        call();
         match epoll::wait(&self.epoll, spare, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => panic!("epoll_wait: {error}"),
@@ -212,6 +214,7 @@ fn register(epoll: &OwnedFd, fd: BorrowedFd<'_>, interest: &Interest) -> io::Res
     flags.set(EventFlags::IN, interest.read.is_some());
     flags.set(EventFlags::OUT, interest.write.is_some());
     let data = EventData::new_u64(u64::from(fd.as_raw_fd().unsigned_abs()));
+    call();
     match epoll::modify(epoll, fd, data, flags) {
         Err(Errno::NOENT) => Ok(epoll::add(epoll, fd, data, flags)?),
         other => Ok(other?),

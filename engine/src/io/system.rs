@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, s
 
 use super::INLINE_WRITE_BYTES_MAX;
 use super::buffer::AlignedBuffer;
+use super::counters::call;
 use super::op::{
     Completion, DirectoryEntry, File, FileOp, Handle, OpenMode, Output, Socket, Volume,
 };
@@ -85,6 +86,7 @@ pub(crate) fn receive(socket: &Socket, buffer: &mut BytesMut, limit: usize) -> i
     let spare = buffer.spare_capacity_mut();
     let limit = limit.min(spare.len());
     let flags = rustix::net::RecvFlags::DONTWAIT;
+    call();
     let ((received, _), _) = rustix::net::recv(socket.0.fd(), &mut spare[..limit], flags)?;
     let count = received.len();
     // SAFETY: recv(2) has initialised the first `count` bytes of the spare capacity.
@@ -94,6 +96,7 @@ pub(crate) fn receive(socket: &Socket, buffer: &mut BytesMut, limit: usize) -> i
 
 /// One send(2) or sendmsg(2) of the buffers from byte `offset` of the first one on.
 pub(crate) fn send(socket: &Socket, buffers: &[Bytes], offset: usize) -> io::Result<usize> {
+    call();
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     if let [one] = buffers {
         return Ok(rustix::net::send(socket.0.fd(), &one[offset..], flags)?);
@@ -147,6 +150,7 @@ pub(crate) fn send_file(
 ) -> io::Result<u64> {
     let mut offset = position;
     let length = usize::try_from(length).unwrap_or(usize::MAX);
+    call();
     let sent = rustix::fs::sendfile(socket.0.fd(), file.0.fd(), Some(&mut offset), length)?;
     Ok(sent as u64)
 }
@@ -158,6 +162,7 @@ pub(crate) fn is_cached(file: &File, position: u64, length: u64) -> bool {
         let mut byte = [0u8];
         let mut slices = [IoSliceMut::new(&mut byte)];
         let flags = ReadWriteFlags::NOWAIT;
+        call();
         rustix::io::preadv2(file.0.fd(), &mut slices, position, flags) != Err(Errno::AGAIN)
     };
     probe(position) && (length <= 4096 || probe(position + length - 1))
@@ -172,6 +177,7 @@ pub(crate) fn write_at(file: &File, buffers: &[Bytes], mut position: u64) -> io:
             cursor = (cursor.0 + slices.len(), 0);
             continue;
         }
+        call();
         match rustix::io::pwritev(file.0.fd(), &slices, position) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => {

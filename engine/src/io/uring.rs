@@ -6,6 +6,7 @@
 //! the submission anyway, and its completion would only wake the shard once more. Names and whole
 //! files go to the helper threads.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use bytes::BufMut;
 use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
+use super::counters::call;
 use super::executor::ReadyQueue;
 use super::op::{Completion, FileOp, Op, Output, Token};
 use super::system;
@@ -51,6 +53,8 @@ pub(crate) struct Uring {
     worker: Worker,
     wake_counter: Box<[u8; 8]>,
     wake_armed: bool,
+    /// Entries submitted, and calls of io_uring_enter(2).
+    submitted: (u64, Cell<u64>),
 }
 
 fn build(submission: u32, completion: u32) -> io::Result<IoUring> {
@@ -79,6 +83,7 @@ impl Uring {
             queue: queue.clone(),
             wake_counter: Box::new([0; 8]),
             wake_armed: false,
+            submitted: (0, Cell::new(0)),
         })
     }
 
@@ -150,6 +155,7 @@ impl Uring {
             // completion has been taken.
             let pushed = unsafe { self.ring.submission().push(entry) };
             if pushed.is_ok() {
+                self.submitted.0 += 1;
                 return;
             }
             self.enter(0, None);
@@ -189,6 +195,11 @@ impl Uring {
         self.worker.take(completions);
     }
 
+    /// Entries submitted, and calls of io_uring_enter(2).
+    pub(crate) fn submitted(&self) -> (u64, u64) {
+        (self.submitted.0, self.submitted.1.get())
+    }
+
     fn arm_wake(&mut self) {
         let eventfd = self
             .queue
@@ -201,6 +212,8 @@ impl Uring {
     }
 
     fn enter(&self, want: usize, timeout: Option<Duration>) {
+        call();
+        self.submitted.1.update(|calls| calls + 1);
         let submitter = self.ring.submitter();
         let result = if want == 0 {
             // Deferred task work runs only with GETEVENTS, which the crate sets only if it waits.

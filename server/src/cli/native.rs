@@ -9,6 +9,7 @@ mod fsck;
 mod groups;
 mod offsets;
 mod produce;
+mod top;
 mod topics;
 
 use clap::{Args, Subcommand};
@@ -51,6 +52,8 @@ pub(super) enum Command {
     PerfConsume(PerfArgs),
     /// Look whether this machine is fit: kernel, io_uring, limits, disk
     Doctor(doctor::DoctorArgs),
+    /// Show live what the shards of a broker do
+    Top(top::TopArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
     /// Write the man pages
@@ -66,7 +69,8 @@ pub(super) struct ServerArgs {
         long,
         alias = "broker-list",
         value_name = "HOST:PORT",
-        default_value = "localhost:9092"
+        default_value = "localhost:9092",
+        global = true
     )]
     bootstrap_server: String,
 }
@@ -115,6 +119,7 @@ pub(super) fn run(command: Command, cli: impl Fn() -> clap::Command) -> Exit {
         Command::PerfProduce(args) => by_name("kafka-producer-perf-test", &args.args),
         Command::PerfConsume(args) => by_name("kafka-consumer-perf-test", &args.args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Top(args) => finish(top::run(&args)),
         Command::Completions(args) => finish(completions::run(&args, cli())),
         Command::Man(args) => finish(completions::run_man(&args, cli())),
     }

@@ -39,6 +39,9 @@ pub struct ServeFlags {
     /// [ringlog.zookeeper.port]
     #[arg(long, value_name = "PORT")]
     pub zookeeper_port: Option<String>,
+    /// Address of /metrics and /healthz, or none [env: RINGLOG_HTTP] [ringlog.http.listen]
+    #[arg(long, value_name = "[HOST:]PORT")]
+    pub http: Option<String>,
     /// Serve from a temporary directory on free ports; print them as a line of JSON when ready
     #[arg(long, conflicts_with_all = ["data_dir", "listen", "host", "port", "zookeeper_port"])]
     pub ephemeral: bool,
@@ -60,6 +63,12 @@ pub struct ServeFlags {
     /// Log files held open at a time [env: RINGLOG_OPEN_FILES_MAX] [ringlog.open.files.max]
     #[arg(long, value_name = "N")]
     pub open_files_max: Option<String>,
+    /// Serve a copy of the log directory of an Apache Kafka that was stopped; DIR is only read
+    #[arg(long, value_name = "DIR")]
+    pub adopt: Option<PathBuf>,
+    /// With --adopt: serve DIR itself, no copy
+    #[arg(long, requires = "adopt")]
+    pub in_place: bool,
     /// Write the bound addresses to this file once the broker serves
     #[arg(long, value_name = "FILE")]
     pub port_file: Option<PathBuf>,
@@ -79,6 +88,7 @@ impl ServeFlags {
             ("listeners", listen),
             ("ringlog.data.dir", self.data_dir),
             ("ringlog.zookeeper.port", self.zookeeper_port),
+            ("ringlog.http.listen", self.http),
             ("ringlog.cores", self.cores),
             ("ringlog.io", self.io),
             ("ringlog.durability", self.durability),

@@ -31,6 +31,7 @@ pub static OWN_FLAGS: &[OwnFlag] = &[
         "--zookeeper-port",
         "RINGLOG_ZOOKEEPER_PORT",
     ),
+    own("ringlog.http.listen", "--http", "RINGLOG_HTTP"),
     own("ringlog.cores", "--cores", "RINGLOG_CORES"),
     own("ringlog.io", "--io", "RINGLOG_IO"),
     own("ringlog.durability", "--durability", "RINGLOG_DURABILITY"),

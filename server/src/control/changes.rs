@@ -5,19 +5,16 @@
 
 use futures_channel::mpsc;
 use futures_util::SinkExt;
-use tokio::sync::watch;
 use zookeeper_client::{AddWatchMode, Client, EventType, SessionState, WatchedEvent};
 
 use crate::metadata::reconcile::{self, Change};
 use crate::metadata::znode;
+use crate::metrics::http::Shards;
 use crate::shard::Job;
 
 /// Ends with the session.
-pub(super) async fn follow(
-    client: &Client,
-    mut attached: watch::Receiver<Option<mpsc::Sender<Job>>>,
-) {
-    let watched = [znode::TOPICS, znode::DELETIONS, znode::CONFIG_CHANGES];
+pub(super) async fn follow(client: &Client, mut attached: Shards) {
+    let watched = [znode::TOPICS, znode::ADMIN, znode::CONFIG_CHANGES];
     let mut watchers = Vec::new();
     for path in watched {
         match client.watch(path, AddWatchMode::PersistentRecursive).await {
@@ -30,20 +27,20 @@ pub(super) async fn follow(
             }
         }
     }
-    let shard = match attached.wait_for(Option::is_some).await {
-        Ok(shard) => shard.clone(),
+    let first = match attached.wait_for(Option::is_some).await {
+        Ok(shards) => shards.iter().flatten().next().cloned(),
         // The broker stops.
         Err(_) => return,
     };
-    let Some(mut shard) = shard else { return };
+    let Some(mut shard) = first else { return };
     tell(&mut shard, Change::Everything).await;
-    let [topics, deletions, configs] = &mut watchers[..] else {
+    let [topics, admin, configs] = &mut watchers[..] else {
         return;
     };
     loop {
         let event = tokio::select! {
             event = topics.changed() => event,
-            event = deletions.changed() => event,
+            event = admin.changed() => event,
             event = configs.changed() => event,
         };
         if event.event_type == EventType::Session {
@@ -62,6 +59,9 @@ pub(super) async fn follow(
 /// What an event means; deeper nodes are the controller's own.
 fn change(event: &WatchedEvent) -> Option<Change> {
     let path: &str = &event.path;
+    if [znode::REASSIGNMENTS, znode::ELECTIONS].contains(&path) {
+        return (event.event_type != EventType::NodeDeleted).then_some(Change::Wishes);
+    }
     if path.starts_with(znode::DELETIONS) {
         return (event.event_type == EventType::NodeCreated).then_some(Change::Deletions);
     }

@@ -19,6 +19,8 @@ use kafka_protocol::messages::{
     OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::StrBytes;
+
+use crate::metrics::GroupOffset;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,19 @@ impl Coordinator {
             partition_count,
             context: Context::new(config, uuid_source),
         }
+    }
+
+    /// All committed offsets.
+    pub fn committed(&self) -> impl Iterator<Item = GroupOffset> {
+        self.groups.values().flat_map(|group| {
+            let of_group = group.offsets.iter();
+            of_group.map(|((topic, partition), value)| GroupOffset {
+                group: group.id.to_string(),
+                topic: topic.to_string(),
+                partition: *partition,
+                offset: value.offset,
+            })
+        })
     }
 
     /// A request. Its ticket is answered by an action of this call or of a later one.

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::broker::Broker;
 use crate::metadata::state::GROUP_TOPIC;
+use crate::metrics::GroupOffset;
 use crate::partition::{Origin, Partition};
 use crate::shard::Shard;
 use crate::watcher::Watcher;
@@ -81,6 +82,11 @@ impl Groups {
             changed: Watcher::default(),
             begin,
         }
+    }
+
+    /// All committed offsets.
+    pub fn committed(&self) -> Vec<GroupOffset> {
+        self.coordinator.borrow().committed().collect()
     }
 
     fn now_ms(&self, shard: &Shard) -> i64 {

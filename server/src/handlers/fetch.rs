@@ -98,6 +98,9 @@ async fn fetch(shard: &Rc<Shard>, mut context: Context, terms: &Terms) -> Respon
         }
         answers.push(answer(shard, slot, found, &context.wanted[slot], terms).await);
     }
+    let bytes: usize = answers.iter().map(PartitionAnswer::bytes).sum();
+    let bytes_out = &shard.counters.bytes_out;
+    bytes_out.set(bytes_out.get() + bytes as u64);
     let session_id = shard
         .sessions
         .borrow_mut()

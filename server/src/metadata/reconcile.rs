@@ -1,5 +1,5 @@
 //! Takes over what others have changed in ZooKeeper: topics of `kafka-topics --zookeeper`, their
-//! deletions, more partitions, changed settings. The broker's own changes come back the same way
+//! deletions, more partitions, changed settings, wishes that partitions move or change their leader. The broker's own changes come back the same way
 //! and find nothing to do. Lives on shard 0.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use super::controller::{Controller, Refusal};
 use super::ensemble::{EnsembleError, Znode};
 use super::state::{BrokerOverrides, Image, Topic};
 use super::store::{self, Store};
-use super::znode::{self, TopicNode};
+use super::znode::{self, TopicNode, Wish};
 use crate::config::BrokerConfig;
 use crate::config::topic::Overrides;
 use crate::shard::Shard;
@@ -36,6 +36,8 @@ pub enum Change {
     Deletions,
     /// Settings have changed.
     Configs,
+    /// Partitions are to move to other brokers, or to be led by their preferred replica.
+    Wishes,
 }
 
 /// Takes note of a change; [`run`] looks at it.
@@ -72,7 +74,8 @@ async fn look(shard: &Rc<Shard>, store: &Store, change: &Change) -> Result<(), E
                 more_partitions(shard, store, name, node).await?;
             }
             store::complete_states(shard, store).await?;
-            deletions(shard, store).await
+            deletions(shard, store).await?;
+            wishes(shard, store).await
         }
         Change::Topics => topics(shard, store).await.map(drop),
         Change::Topic(name) => match store.ensemble.get(&znode::topic_path(name)).await? {
@@ -81,6 +84,7 @@ async fn look(shard: &Rc<Shard>, store: &Store, change: &Change) -> Result<(), E
         },
         Change::Deletions => deletions(shard, store).await,
         Change::Configs => configs(shard, store, false).await,
+        Change::Wishes => wishes(shard, store).await,
     }
 }
 
@@ -236,6 +240,47 @@ async fn deletions(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError
         }
     }
     Ok(())
+}
+
+/// A broker that is alone has nothing to move, and leads everything. The nodes go, as they do in
+/// Kafka once all is done: that is what the tools wait for.
+async fn wishes(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError> {
+    let this = shard.broker.config.node_id;
+    for path in [znode::REASSIGNMENTS, znode::ELECTIONS] {
+        let Some(node) = store.ensemble.get(path).await? else {
+            continue;
+        };
+        match znode::decode_wishes(&node.data) {
+            Ok(wishes) => {
+                let image = store.controller.borrow().image().clone();
+                for wish in wishes {
+                    if let Err(reason) = grant(&image, this, &wish) {
+                        let Wish {
+                            topic, partition, ..
+                        } = wish;
+                        log::error!("{path}: partition {topic}-{partition} stays: {reason}");
+                    }
+                }
+            }
+            Err(reason) => log::error!("{path} is dropped: {reason}"),
+        }
+        store.ensemble.delete_all(path).await?;
+    }
+    Ok(())
+}
+
+/// Whether a wish has come true, for nothing is to be done.
+fn grant(image: &Image, this: i32, wish: &Wish) -> Result<(), String> {
+    let topic = image.topic(&wish.topic).ok_or("there is no such topic")?;
+    if !(0..topic.partitions).contains(&wish.partition) {
+        return Err(format!("the topic has {} partitions", topic.partitions));
+    }
+    match &wish.replicas {
+        Some(replicas) if replicas[..] != [this] => Err(format!(
+            "it is to be on the brokers {replicas:?}, this is broker {this} and the only one"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Settings that notifications speak of, or all.

@@ -15,6 +15,12 @@ use crate::config::topic::Overrides;
 
 /// Topics, one node each.
 pub const TOPICS: &str = "/brokers/topics";
+/// Where tools write what the controller is to do.
+pub const ADMIN: &str = "/admin";
+/// Partitions that are to move to other brokers.
+pub const REASSIGNMENTS: &str = "/admin/reassign_partitions";
+/// Partitions that their preferred replica is to lead.
+pub const ELECTIONS: &str = "/admin/preferred_replica_election";
 /// Topics that are to be deleted.
 pub const DELETIONS: &str = "/admin/delete_topics";
 /// Notifications about changed settings, numbered.
@@ -50,7 +56,7 @@ pub const PERSISTENT: [&str; 18] = [
     "/config/users",
     BROKER_CONFIGS,
     "/config/ips",
-    "/admin",
+    ADMIN,
     DELETIONS,
     "/isr_change_notification",
     PRODUCER_IDS,
@@ -127,13 +133,9 @@ impl TopicNode {
     /// What the node lacks.
     pub fn decode(data: &[u8]) -> Result<TopicNode, String> {
         let node = object(data)?;
-        let replicas = |value: &Value| -> Option<Vec<i32>> {
-            let list = value.as_array()?.iter();
-            list.map(|id| i32::try_from(id.as_i64()?).ok()).collect()
-        };
         let partition = |(index, value): (&String, &Value)| {
             let index: i32 = index.parse().ok().filter(|index| *index >= 0)?;
-            Some((index, replicas(value)?))
+            Some((index, ids(value)?))
         };
         let partitions = node
             .get("partitions")
@@ -185,6 +187,43 @@ pub fn state(leader: i32, leader_epoch: i32, controller_epoch: i32) -> Bytes {
         "leader_epoch": leader_epoch,
         "isr": [leader],
     }))
+}
+
+/// A partition that [`REASSIGNMENTS`] or [`ELECTIONS`] names; only the former tells its replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Its topic.
+    pub topic: String,
+    /// Its number.
+    pub partition: i32,
+    /// The brokers where it is to be.
+    pub replicas: Option<Vec<i32>>,
+}
+
+/// The partitions of [`REASSIGNMENTS`] or [`ELECTIONS`] (version 1 of both).
+///
+/// # Errors
+/// What is wrong with the node.
+pub fn decode_wishes(data: &[u8]) -> Result<Vec<Wish>, String> {
+    let node = object(data)?;
+    let wish = |value: &Value| {
+        let replicas = match value.get("replicas") {
+            Some(replicas) => Some(ids(replicas)?),
+            None => None,
+        };
+        Some(Wish {
+            topic: value.get("topic")?.as_str()?.to_owned(),
+            partition: i32::try_from(value.get("partition")?.as_i64()?).ok()?,
+            replicas,
+        })
+    };
+    let partitions = node.get("partitions").and_then(Value::as_array);
+    let wishes: Option<Vec<Wish>> = partitions
+        .ok_or("it has no 'partitions'")?
+        .iter()
+        .map(wish)
+        .collect();
+    wishes.ok_or_else(|| "its 'partitions' are not topics with partitions".to_owned())
 }
 
 /// Settings of a topic or a broker.
@@ -323,6 +362,12 @@ pub fn decode_producer_ids(data: &[u8]) -> Result<Option<i64>, String> {
         .ok_or_else(|| "it has no 'block_end'".to_owned())
 }
 
+/// A list of brokers.
+fn ids(value: &Value) -> Option<Vec<i32>> {
+    let list = value.as_array()?.iter();
+    list.map(|id| i32::try_from(id.as_i64()?).ok()).collect()
+}
+
 fn bytes(node: &Value) -> Bytes {
     Bytes::from(node.to_string())
 }
@@ -370,6 +415,34 @@ mod tests {
         ] {
             let node = TopicNode::decode(data.as_bytes()).unwrap();
             let error = node.partitions_of(0).unwrap_err();
+            assert!(error.contains(part), "{data}: {error}");
+        }
+    }
+
+    #[test]
+    fn wishes_of_both_kinds_are_read_and_others_say_why_not() {
+        let wish = |replicas| Wish {
+            topic: "a".to_owned(),
+            partition: 1,
+            replicas,
+        };
+        let moved = br#"{"version":1,"partitions":[{"topic":"a","partition":1,"replicas":[3]}]}"#;
+        assert_eq!(decode_wishes(moved), Ok(vec![wish(Some(vec![3]))]));
+        let led = br#"{"version":1,"partitions":[{"topic":"a","partition":1}]}"#;
+        assert_eq!(decode_wishes(led), Ok(vec![wish(None)]));
+        for (data, part) in [
+            ("{}", "no 'partitions'"),
+            (r#"{"partitions":[{"topic":"a"}]}"#, "not topics"),
+            (
+                r#"{"partitions":[{"topic":1,"partition":1}]}"#,
+                "not topics",
+            ),
+            (
+                r#"{"partitions":[{"topic":"a","partition":1,"replicas":"x"}]}"#,
+                "not topics",
+            ),
+        ] {
+            let error = decode_wishes(data.as_bytes()).unwrap_err();
             assert!(error.contains(part), "{data}: {error}");
         }
     }

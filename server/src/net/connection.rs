@@ -25,6 +25,7 @@ use super::answers::{Answers, Ended};
 use super::foreign_protocol::ForeignProtocol;
 use super::response::Part;
 use crate::dispatch::{self, Answer, Call, Refused};
+use crate::metrics::Stages;
 use crate::shard::Shard;
 
 /// First receive buffer of a connection, in bytes; idle connections keep no more.
@@ -98,6 +99,8 @@ struct Queued {
     correlation_id: i32,
     flexible: bool,
     answer: Answer,
+    /// Which API, and when; none for bytes of another protocol.
+    stages: Option<(i16, Stages)>,
 }
 
 /// Serves a connection until it ends.
@@ -134,7 +137,7 @@ pub fn start(shard: &Rc<Shard>, socket: Socket, peer: SocketAddr, listener: usiz
         };
         let writer = async {
             // A send that fails means that the peer has gone.
-            let _ = write(&shard.io, &connection, &answers).await;
+            let _ = write(&shard, &connection, &answers).await;
             answers.end();
             shard.io.shutdown(&connection.socket);
         };
@@ -174,6 +177,7 @@ async fn read(shard: &Rc<Shard>, connection: &Rc<Connection>, answers: &Answers<
                         correlation_id: 0,
                         flexible: false,
                         answer,
+                        stages: None,
                     };
                     // The writer may have gone already.
                     let _ = answers.push(last).await;
@@ -244,6 +248,7 @@ async fn handle(
 ) -> Result<Queued, End> {
     let request = dispatch::parse(frame).map_err(End::Garbage)?;
     let (correlation_id, flexible) = (request.correlation_id, request.flexible_answer);
+    let (api_key, received) = (request.api_key, shard.io.now());
     let call = Call {
         shard: shard.clone(),
         connection: connection.clone(),
@@ -254,12 +259,24 @@ async fn handle(
             correlation_id,
             flexible,
             answer,
+            stages: Some((
+                api_key,
+                Stages {
+                    received,
+                    handled: shard.io.now(),
+                },
+            )),
         }),
         Err(Refused(reason)) => Err(End::Garbage(reason)),
     }
 }
 
-async fn write(io: &Io, connection: &Connection, answers: &Answers<Queued>) -> io::Result<()> {
+async fn write(
+    shard: &Shard,
+    connection: &Connection,
+    answers: &Answers<Queued>,
+) -> io::Result<()> {
+    let io = &shard.io;
     let mut gathered = Gathered::default();
     loop {
         if answers.is_empty() && gathered.may_wait() {
@@ -280,6 +297,7 @@ async fn write(io: &Io, connection: &Connection, answers: &Answers<Queued>) -> i
             correlation_id,
             flexible,
             answer,
+            stages,
         }) = next
         else {
             return Ok(());
@@ -299,6 +317,9 @@ async fn write(io: &Io, connection: &Connection, answers: &Answers<Queued>) -> i
                 }
             },
         };
+        if let Some((api_key, stages)) = stages {
+            shard.counters.answered(api_key, stages, io.now());
+        }
         let Some(response) = response else {
             return gathered.flush(io, connection).await;
         };

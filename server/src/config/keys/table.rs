@@ -276,6 +276,7 @@ pub static KEYS: &[Key] = table! {
     ["ringlog.data.dir", String, Plain, None, Any, Acts, "Holds everything: DIR/logs (unless log.dirs says otherwise), DIR/journal and DIR/zookeeper. Null means ./data; where log.dirs is set, the first of them with '.ringlog' behind its name, for nothing of ours lies inside log.dirs."],
     ["ringlog.disk.reserve.bytes", Long, Bytes, Some("67108864"), AtLeast(0), Acts, "Free space of each disk with a log directory or the journal below which records are refused with KAFKA_STORAGE_ERROR until there is more; 0 turns it off."],
     ["ringlog.durability", String, Plain, Some("durable"), OneOf(&["durable", "page-cache"]), Acts, "What acks=all means: durable (on stable storage, by the journal) or page-cache (Apache Kafka's promise)."],
+    ["ringlog.http.listen", String, Plain, None, Any, Acts, "[HOST:]PORT for HTTP: /metrics (Prometheus), /healthz; `ringlog top` reads it. Port 0 lets the system choose, none switches it off. Null means 127.0.0.1:9404 if the first listener has port 9092, else none."],
     ["ringlog.io", String, Plain, Some("auto"), OneOf(&["auto", "uring", "poll"]), Acts, "I/O driver: uring, poll (epoll and plain system calls), or auto, which takes io_uring where it is to be had."],
     ["ringlog.journal.bytes", Long, Bytes, Some("268435456"), AtLeast(1048576), Acts, "Size of one shard's journal, a ring of files."],
     ["ringlog.journal.file.bytes", Long, Bytes, Some("16777216"), AtLeast(65536), Acts, "Size of one file of the journal; a multiple of 4096."],

@@ -22,6 +22,17 @@ pub struct PartitionAnswer {
     pub records: Option<Part>,
 }
 
+impl PartitionAnswer {
+    /// Bytes of its records.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.records {
+            None => 0,
+            Some(Part::Bytes(bytes)) => bytes.len(),
+            Some(Part::File(slice)) => slice.length as usize,
+        }
+    }
+}
+
 /// First version with compact lengths and tagged fields.
 const FLEXIBLE: i16 = 12;
 const TOPIC_IDS: i16 = 13;
@@ -127,11 +138,7 @@ impl Encoder {
         if self.version >= 11 {
             self.bytes.put_i32(-1); // preferred_read_replica
         }
-        let length = match &answer.records {
-            None => 0,
-            Some(Part::Bytes(bytes)) => bytes.len(),
-            Some(Part::File(slice)) => slice.length as usize,
-        };
+        let length = answer.bytes();
         if self.version >= FLEXIBLE {
             self.unsigned_varint(length + 1);
         } else {
