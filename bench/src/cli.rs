@@ -1,25 +1,45 @@
 //! The command line: flags in human units, one struct for each subcommand.
 
+mod load;
+pub(crate) mod preset;
+mod values;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use load::{LoadArgs, MaxArgs, ProduceArgs, Rate, RatedArgs, SweepArgs};
+use values::{bytes, count, duration, share};
+
 use crate::compare::{Measure, Side};
 use crate::failure::Failure;
 use crate::fetch::FETCH_BYTES_LIMIT;
+use crate::folder::OutputArgs;
+use crate::live::{CatchUp, Readers};
 use crate::phase::Limit;
-use crate::schedule::{Arrival, Pace};
 use crate::target::{Durability, Kind, SpawnArgs};
-use crate::workload::{Workload, records_that_fit};
+use crate::tutorial::Driver;
+use crate::workload::Workload;
 
 /// Loads a Kafka broker and tells what it cost; a run that lost, doubled or reordered a message fails
 #[derive(Debug, Parser)]
-#[command(name = "ringlog-bench", version, max_term_width = 100)]
+#[command(
+    name = "ringlog-bench",
+    version,
+    max_term_width = 100,
+    args_override_self = true
+)]
 pub(crate) struct Cli {
     /// How the generator talks to the kernel
     #[arg(long, global = true, value_enum, default_value = "uring")]
     pub(crate) io: Io,
+    /// Tell no progress
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Count the broker's system calls too (by perf, needs root): it slows every call of the machine
+    #[arg(long, global = true)]
+    pub(crate) count_system_calls: bool,
     /// What to do
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -37,8 +57,16 @@ pub(crate) enum Io {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Produce pre-built batches over many connections
+    /// Producers and consumer groups together, or what --preset names
+    Run(RunArgs),
+    /// The tutorial's loop at several scales, on several brokers, with several clients
+    Tutorial(TutorialArgs),
+    /// Produce batches over many connections
     Produce(ProduceArgs),
+    /// The same load at several rates
+    Sweep(SweepArgs),
+    /// The highest rate that keeps a latency objective
+    Max(MaxArgs),
     /// Fill a topic, then read it from the page cache
     Fetch(FetchArgs),
     /// Time from the start of the broker to its first acknowledged produce, and its idle memory
@@ -52,6 +80,45 @@ pub(crate) enum Command {
     SelfTest(SelfTestArgs),
     /// Instructions and CPU time of the hot paths against the committed baseline
     Gate(GateArgs),
+    /// Draw results again, or several side by side in one page
+    Report(ReportArgs),
+    /// Bring in what other tools know: OpenMessaging workloads and results, kafka-producer-perf-test
+    Import(ImportArgs),
+    /// What results record of this machine
+    Env(EnvArgs),
+}
+
+/// `report`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReportArgs {
+    /// Folders of results, or result.json files
+    #[arg(required = true, value_name = "DIR|result.json")]
+    pub(crate) results: Vec<PathBuf>,
+    /// The page [default: report.html in the folder of a single result, else here]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `import`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImportArgs {
+    /// An OpenMessaging workload (YAML), its result (JSON), or the output of kafka-producer-perf-test
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Where a result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `env`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EnvArgs {
+    /// As env.json has it
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where data directories would be made [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) work_dir: Option<PathBuf>,
 }
 
 /// Which broker, and where the result goes.
@@ -77,126 +144,111 @@ pub(crate) struct TargetArgs {
     /// How brokers are started.
     #[command(flatten)]
     pub(crate) spawn_args: SpawnArgs,
-    /// Also write result.json into this folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
-/// The shape of the load.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct LoadArgs {
-    /// The topic; made if it is not there
-    #[arg(long, default_value = "bench")]
-    pub(crate) topic: String,
-    /// Partitions; connection i takes partition i modulo their number
-    #[arg(long, default_value_t = 1)]
-    pub(crate) partitions: usize,
-    /// Connections
-    #[arg(long, default_value_t = 1)]
-    pub(crate) connections: usize,
-    /// Bytes of a record's value
-    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "1KiB")]
-    pub(crate) record_bytes: u64,
-    /// Size of a batch: as many records as fit, at least one
-    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "16KiB")]
-    pub(crate) batch_bytes: u64,
-    /// Seed of payloads and arrivals
-    #[arg(long, default_value_t = 42)]
-    pub(crate) seed: u64,
-    /// Do not read the log back
-    #[arg(long)]
-    pub(crate) no_verify: bool,
-}
-
-impl LoadArgs {
-    /// As a workload, closed loop.
-    pub(crate) fn workload(&self) -> Result<Workload, Failure> {
-        let record_bytes = size(self.record_bytes)?;
-        let workload = Workload {
-            topic: self.topic.clone(),
-            partitions: self.partitions,
-            connections: self.connections,
-            record_bytes,
-            records_per_batch: records_that_fit(record_bytes, size(self.batch_bytes)?)?,
-            seed: self.seed,
-            verify: !self.no_verify,
-            ..Workload::default()
-        };
-        workload.check()?;
-        Ok(workload)
+impl TargetArgs {
+    /// What curves and tables call it.
+    pub(crate) fn name(&self) -> String {
+        match (&self.bootstrap, self.spawn) {
+            (Some(bootstrap), _) => bootstrap.clone(),
+            (None, Kind::Ringlog) => "Ringlog".to_owned(),
+            (None, Kind::Kafka) => format!("Apache Kafka {}", self.spawn_args.kafka_version),
+        }
     }
 }
 
-fn size(bytes: u64) -> Result<usize, Failure> {
-    let limit = 64 << 20;
-    let size = usize::try_from(bytes).ok().filter(|size| *size <= limit);
-    size.ok_or_else(|| Failure::Usage(format!("{bytes} bytes are more than the {limit} allowed")))
-}
-
-/// `produce`.
+/// `run`.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct ProduceArgs {
-    /// The broker.
-    #[command(flatten)]
-    pub(crate) target: TargetArgs,
+pub(crate) struct RunArgs {
+    /// A load by name, to which other flags add: tutorial, tailing, fan-out, catch-up, catch-up-cold,
+    /// many-partitions
+    // Expanded before the flags are read.
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
     /// The load.
     #[command(flatten)]
-    pub(crate) load: LoadArgs,
-    /// Requests in flight on each connection
+    pub(crate) load: ProduceArgs,
+    /// Groups, each of which reads everything
     #[arg(long, default_value_t = 1)]
-    pub(crate) in_flight: usize,
-    /// 0, 1 or all
-    #[arg(long, value_parser = acks, default_value = "all", allow_hyphen_values = true)]
-    pub(crate) acks: i16,
-    /// Requests a second over all connections (open loop: latency counts from the intended time), or max
-    #[arg(long, value_name = "N|max", value_parser = rate, default_value = "max")]
-    pub(crate) rate: Rate,
-    /// How an open loop's requests are spaced
-    #[arg(long, value_enum, default_value = "fixed")]
-    pub(crate) arrival: Arrival,
-    /// How long to measure [default: 10s, or no limit with --messages]
-    #[arg(long, value_parser = duration)]
-    pub(crate) duration: Option<Duration>,
-    /// How many records to send
-    #[arg(long, value_parser = count)]
-    pub(crate) messages: Option<u64>,
-    /// Load before the measurement
-    #[arg(long, value_parser = duration, default_value = "2s")]
-    pub(crate) warm_up: Duration,
+    pub(crate) groups: usize,
+    /// Members of each group
+    #[arg(long, default_value_t = 1)]
+    pub(crate) consumers: usize,
+    /// Bytes that a consumer asks for at once (max.partition.fetch.bytes)
+    #[arg(long, value_parser = bytes, default_value = "1MiB")]
+    pub(crate) fetch_bytes: u64,
+    /// First fill the topic, then let the groups read it: from the page cache (hot) or the device (cold)
+    #[arg(long, value_enum)]
+    pub(crate) catch_up: Option<CatchUp>,
+    /// Bytes of batches to fill the topic with
+    #[arg(long, value_parser = bytes, default_value = "256MiB", requires = "catch_up")]
+    pub(crate) fill: u64,
 }
 
-/// `--rate`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Rate {
-    /// Closed loop.
-    Max,
-    /// Open loop.
-    PerSecond(f64),
-}
-
-impl ProduceArgs {
-    /// The workload and its limit.
-    pub(crate) fn plan(&self) -> Result<(Workload, Limit), Failure> {
-        let mut workload = self.load.workload()?;
-        workload.in_flight = self.in_flight;
-        workload.acks = self.acks;
-        workload.pace = match self.rate {
-            Rate::Max => Pace::Closed,
-            Rate::PerSecond(rate) => Pace::Open {
-                rate,
-                arrival: self.arrival,
-            },
+impl RunArgs {
+    /// The load, its end, and who reads.
+    pub(crate) fn plan(&self) -> Result<(Workload, Limit, Readers), Failure> {
+        let (mut workload, limit) = self.load.plan()?;
+        for (name, value, most) in [
+            ("--groups", self.groups, 1000),
+            ("--consumers", self.consumers, 1000),
+        ] {
+            if value == 0 || value > most {
+                return Err(Failure::Usage(format!(
+                    "{name} must be 1 to {most}, not {value}"
+                )));
+            }
+        }
+        if self.catch_up.is_none() {
+            workload.stamped = true;
+            workload.check()?;
+        }
+        let bytes = i32::try_from(self.fetch_bytes).unwrap_or(i32::MAX);
+        let readers = Readers {
+            groups: self.groups,
+            consumers: self.consumers,
+            fetch_bytes_max: bytes.min(FETCH_BYTES_LIMIT),
         };
-        workload.check()?;
-        let per_batch = workload.records_per_batch as u64;
-        let requests = self.messages.map(|messages| messages.div_ceil(per_batch));
-        let default = requests.is_none().then_some(Duration::from_secs(10));
-        let limit = Limit {
-            duration: self.duration.or(default),
-            requests,
-        };
-        Ok((workload, limit))
+        Ok((workload, limit, readers))
     }
+}
+
+/// `tutorial`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TutorialArgs {
+    /// ringlog[=FILE], kafka[=VERSION] or HOST:PORT[@PID]; several give several rows
+    #[arg(long, value_delimiter = ',', default_value = "ringlog")]
+    pub(crate) target: Vec<Side>,
+    /// How many times the loop's messages: 1,10,100,1000
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub(crate) scale: Vec<u64>,
+    /// Who runs the loop
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "native")]
+    pub(crate) driver: Vec<Driver>,
+    /// Messages of the loop
+    #[arg(long, value_parser = count, default_value = "1000")]
+    pub(crate) messages: u64,
+    /// What acks=all is to mean in a broker that is started; the loop has acks=1
+    #[arg(long, value_enum, default_value = "durable")]
+    pub(crate) durability: Durability,
+    /// How brokers are started.
+    #[command(flatten)]
+    pub(crate) spawn_args: SpawnArgs,
+    /// What installs the literal clients
+    #[arg(long, value_name = "FILE", default_value = "bench/drivers/prepare")]
+    pub(crate) driver_script: PathBuf,
+    /// Seed of what is random
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Do not read the logs back
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// `fetch`.
@@ -245,9 +297,9 @@ pub(crate) struct StartupArgs {
     /// How many starts
     #[arg(long, default_value_t = 10)]
     pub(crate) runs: usize,
-    /// Also write result.json into this folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// `marks`.
@@ -322,9 +374,9 @@ pub(crate) struct SelfTestArgs {
     /// How the broker is started.
     #[command(flatten)]
     pub(crate) spawn_args: SpawnArgs,
-    /// Also write result.json into this folder
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: Option<PathBuf>,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// `gate`.
@@ -339,9 +391,9 @@ pub(crate) struct GateArgs {
     /// Accept what is measured as the new baseline
     #[arg(long)]
     pub(crate) update: bool,
-    /// Only entries with this word in their name
+    /// Only entries with this word in their name; may be given several times
     #[arg(long, value_name = "WORD")]
-    pub(crate) only: Option<String>,
+    pub(crate) only: Vec<String>,
     /// The ringlog-hot-paths binary [default: beside this one]
     #[arg(long, value_name = "FILE")]
     pub(crate) hot_paths: Option<PathBuf>,
@@ -351,80 +403,16 @@ pub(crate) struct GateArgs {
     /// Do so many per cent more work than is told: what a slow-down looks like
     #[arg(long, value_name = "PERCENT", default_value_t = 0, hide = true)]
     pub(crate) plant: u64,
-}
-
-/// `64`, `10k`, `16KiB`, `1M`, `2GB`: k, M, G are decimal, Ki, Mi, Gi binary.
-fn bytes(text: &str) -> Result<u64, String> {
-    let text = text.trim_end_matches('B');
-    let units = [
-        ("Ki", 1 << 10),
-        ("Mi", 1 << 20),
-        ("Gi", 1 << 30),
-        ("k", 1_000),
-        ("K", 1_000),
-        ("M", 1_000_000),
-        ("G", 1_000_000_000),
-        ("", 1),
-    ];
-    for (unit, factor) in units {
-        if let Some(number) = text.strip_suffix(unit) {
-            let number: u64 = number
-                .parse()
-                .map_err(|_| "not a number with an optional unit like k, M, KiB, MiB".to_owned())?;
-            return number
-                .checked_mul(factor)
-                .ok_or_else(|| "too large".to_owned());
-        }
-    }
-    Err("empty".to_owned())
-}
-
-/// `1000`, `10k`, `1M`.
-fn count(text: &str) -> Result<u64, String> {
-    match bytes(text)? {
-        0 => Err("must be at least 1".to_owned()),
-        count => Ok(count),
-    }
-}
-
-/// `500ms`, `5s`, `2m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    for (unit, factor) in [("ms", 1e-3), ("s", 1.0), ("m", 60.0)] {
-        if let Some(number) = text.strip_suffix(unit) {
-            let number: f64 = number
-                .parse()
-                .map_err(|_| "not a number before the unit".to_owned())?;
-            return Duration::try_from_secs_f64(number * factor).map_err(|error| error.to_string());
-        }
-    }
-    Err("needs a unit: ms, s or m".to_owned())
-}
-
-/// `5%` or `0.05`.
-fn share(text: &str) -> Result<f64, String> {
-    let (number, unit) = match text.strip_suffix('%') {
-        Some(number) => (number, 100.0),
-        None => (text, 1.0),
-    };
-    let share = number.parse::<f64>().map(|number| number / unit);
-    let share = share.ok().filter(|share| (0.0..=10.0).contains(share));
-    share.ok_or_else(|| "must be a share such as 5% or 0.05".to_owned())
-}
-
-fn acks(text: &str) -> Result<i16, String> {
-    match text {
-        "all" | "-1" => Ok(-1),
-        "0" => Ok(0),
-        "1" => Ok(1),
-        _ => Err("must be 0, 1 or all".to_owned()),
-    }
-}
-
-fn rate(text: &str) -> Result<Rate, String> {
-    match text {
-        "max" => Ok(Rate::Max),
-        number => Ok(Rate::PerSecond(count(number)? as f64)),
-    }
+    /// Count hot paths that copy their item once more than is told
+    #[arg(long, hide = true)]
+    pub(crate) plant_copy: bool,
+    /// How often is the gate wrong: so many runs of the same, and as many with 5 % and with 10 % more
+    /// work, each against one run at the start
+    #[arg(long, value_name = "RUNS", conflicts_with_all = ["update", "plant", "plant_copy"])]
+    pub(crate) study: Option<u64>,
+    /// Where the study goes: README.md and result.json
+    #[arg(short, long, value_name = "DIR", requires = "study")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[cfg(test)]
@@ -435,39 +423,5 @@ mod tests {
     #[test]
     fn the_flags_fit_together() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(bytes("16KiB"), Ok(16 << 10));
-        assert_eq!(bytes("10k"), Ok(10_000));
-        assert_eq!(bytes("2GB"), Ok(2_000_000_000));
-        assert_eq!(bytes("7"), Ok(7));
-        assert!(bytes("KiB").is_err() && bytes("-1").is_err() && bytes("99999999999G").is_err());
-        assert!(count("0").is_err());
-    }
-
-    #[test]
-    fn durations_have_units() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert!(duration("5").is_err() && duration("-5s").is_err() && duration("xs").is_err());
-    }
-
-    #[test]
-    fn a_produce_command_becomes_a_plan() {
-        let words =
-            "ringlog-bench produce --messages 1k --record-bytes 100 --batch-bytes 1 --rate 5k";
-        let Command::Produce(args) = Cli::try_parse_from(words.split(' ')).unwrap().command else {
-            panic!("not produce");
-        };
-        let (workload, limit) = args.plan().unwrap();
-        assert_eq!(
-            (workload.records_per_batch, limit.requests),
-            (1, Some(1000))
-        );
-        assert_eq!(limit.duration, None);
-        assert!(matches!(workload.pace, Pace::Open { rate: 5000.0, .. }));
     }
 }

@@ -11,8 +11,8 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    ApiVersionsRequest, CreateTopicsRequest, ListOffsetsRequest, MetadataRequest, RequestHeader,
-    TopicName,
+    ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, RequestHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 
@@ -22,6 +22,8 @@ use crate::transport::{Connection, Transport};
 
 /// No answer is larger: the largest fetch is asked for with 1 MiB and a batch has at most 64.
 const FRAME_BYTES_MAX: usize = 80 << 20;
+/// What is not a broker may wait for more, as an HTTP server does.
+const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 /// What a broker may say while it makes a topic: unknown topic, leader not available, not leader.
 const RETRIABLE: [i16; 3] = [3, 5, 6];
@@ -114,6 +116,8 @@ impl Inbox {
 /// A connection for control requests.
 #[derive(Debug)]
 pub(crate) struct Client<C> {
+    /// (API key, least version, greatest version)
+    served: Vec<(i16, i16, i16)>,
     connection: C,
     inbox: Inbox,
     correlation_id: i32,
@@ -126,6 +130,7 @@ impl<C: Connection> Client<C> {
     ) -> Result<Self, Failure> {
         let connection = T::connect(address).await;
         let mut client = Self {
+            served: Vec::new(),
             connection: connection.map_err(Failure::system(format!("connecting to {address}")))?,
             inbox: Inbox::new(64 << 10),
             correlation_id: 0,
@@ -134,19 +139,95 @@ impl<C: Connection> Client<C> {
         Ok(client)
     }
 
+    /// The first request: what does not answer it as Kafka does is told as such.
     async fn check_versions(&mut self) -> Result<(), Failure> {
-        let answer = self.call(&ApiVersionsRequest::default(), 0).await?;
+        let request = ApiVersionsRequest::default();
+        let answer = tokio::time::timeout(FIRST_ANSWER_PATIENCE, self.exchange(&request, 0)).await;
+        let answer = match answer {
+            Err(_) => Err(Failure::Protocol(format!(
+                "no answer to ApiVersions within {} s",
+                FIRST_ANSWER_PATIENCE.as_secs()
+            ))),
+            Ok(Err(Failure::Closed { .. })) => Err(Failure::Hangup),
+            Ok(answer) => answer,
+        }?;
         accept("ApiVersions", answer.error_code)?;
-        let wanted = [
-            ("Produce", frames::PRODUCE_KEY, frames::PRODUCE_VERSION),
-            ("Fetch", frames::FETCH_KEY, frames::FETCH_VERSION),
-        ];
-        for (name, key, version) in wanted {
-            let served = answer.api_keys.iter().find(|api| api.api_key == key);
-            if !served.is_some_and(|api| (api.min_version..=api.max_version).contains(&version)) {
-                let what = format!("the broker does not serve {name} version {version}");
-                return Err(Failure::Target(what));
+        let ranges = answer.api_keys.iter();
+        self.served = ranges
+            .map(|api| (api.api_key, api.min_version, api.max_version))
+            .collect();
+        if self.serves(frames::FETCH_KEY, frames::FETCH_VERSION) {
+            return Ok(());
+        }
+        let what = format!(
+            "the broker does not serve Fetch version {}",
+            frames::FETCH_VERSION
+        );
+        Err(Failure::Target(what))
+    }
+
+    fn serves(&self, key: i16, version: i16) -> bool {
+        let mut served = self.served.iter();
+        let served = served.find(|(served, ..)| *served == key);
+        served.is_some_and(|(_, least, most)| (*least..=*most).contains(&version))
+    }
+
+    /// `version`, or the oldest that the broker serves if it serves only newer ones.
+    pub(crate) fn version_or_oldest(&self, key: i16, version: i16) -> i16 {
+        let mut served = self.served.iter();
+        let served = served.find(|(served, ..)| *served == key);
+        let oldest = served.map_or(version, |(_, least, _)| version.max(*least));
+        if key == frames::PRODUCE_KEY && self.produces_in_name_only() {
+            return oldest.max(3);
+        }
+        oldest
+    }
+
+    /// Brokers from 4.0 name Produce v0 to v2 for librdkafka's sake and refuse them (KAFKA-18659); that
+    /// they have dropped Fetch v3 as well (KIP-896) is what tells them.
+    fn produces_in_name_only(&self) -> bool {
+        !self.serves(frames::FETCH_KEY, 3)
+    }
+
+    /// Whether the broker takes this version of Produce.
+    pub(crate) fn check_produce(&self, version: i16) -> Result<(), Failure> {
+        let in_name_only = version < 3 && self.produces_in_name_only();
+        if self.serves(frames::PRODUCE_KEY, version) && !in_name_only {
+            return Ok(());
+        }
+        let oldest = self.version_or_oldest(frames::PRODUCE_KEY, 0);
+        Err(Failure::Target(format!(
+            "the broker does not serve Produce version {version}; its oldest is {oldest} (--produce-version)"
+        )))
+    }
+
+    /// A producer id and its epoch.
+    pub(crate) async fn init_producer_id(&mut self) -> Result<(i64, i16), Failure> {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000);
+        let mut attempts_left = 1000;
+        loop {
+            let answer = self.call(&request, 1).await?;
+            // A broker that has just started may still be looking for its coordinator.
+            if matches!(answer.error_code, 14..=16) && attempts_left > 0 {
+                attempts_left -= 1;
+                tokio::time::sleep(Duration::from_millis(10)).await; // the poll's pause, at most 10 s
+                continue;
             }
+            accept("InitProducerId", answer.error_code)?;
+            return Ok((answer.producer_id.0, answer.producer_epoch));
+        }
+    }
+
+    /// Deletes a topic, so that its log does not fill the disk.
+    pub(crate) async fn delete_topic(&mut self, topic: &str) -> Result<(), Failure> {
+        let request = DeleteTopicsRequest::default()
+            .with_topic_names(vec![topic_name(topic)])
+            .with_timeout_ms(20_000);
+        let answer = self.call(&request, 1).await?;
+        for deleted in answer.responses {
+            accept(&format!("DeleteTopics {topic}"), deleted.error_code)?;
         }
         Ok(())
     }
@@ -320,7 +401,8 @@ pub(crate) fn accept(what: &str, code: i16) -> Result<(), Failure> {
     }
 }
 
-fn topic_name(topic: &str) -> TopicName {
+/// A name, as requests have it.
+pub(crate) fn topic_name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
 }
 

@@ -14,11 +14,12 @@ use crate::cli::CompareArgs;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::phase::Limit;
-use crate::report::{Document, Spread, Summary, say, write_file};
+use crate::report::{Document, Effect, Measurement, Spread, Summary, fields, say};
 use crate::run::{self, Broker};
 use crate::startup;
 use crate::statistics::{PAIRS_MIN, Ratio, Verdict};
-use crate::target::{Kind, Target};
+use crate::table::{Cell, Table};
+use crate::target::{Durability, Kind, SpawnArgs, Target};
 use crate::transport::Transport;
 use crate::workload::Workload;
 
@@ -111,7 +112,7 @@ impl Measure {
 }
 
 /// One run of one side.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct Run {
     side: char,
     pair: usize,
@@ -125,6 +126,8 @@ struct Run {
 struct Row {
     measure: &'static str,
     decides: bool,
+    #[serde(skip)]
+    less_is_better: bool,
     a: Spread,
     b: Spread,
     b_to_a: Option<Ratio>,
@@ -139,7 +142,91 @@ struct Comparison {
     pairs: usize,
     margin: f64,
     rows: Vec<Row>,
+    /// In the result they are its measurements.
+    #[serde(skip)]
     runs: Vec<Run>,
+}
+
+impl Comparison {
+    fn document(&self, args: &CompareArgs, document: Document, workload: &Workload) -> Document {
+        let name = |side: char| if side == 'A' { &self.a } else { &self.b };
+        let measurement = |run: &Run| {
+            let label = format!("{} {}/{}", run.side, run.pair + 1, self.pairs);
+            let group = format!("{} {}", run.side, name(run.side));
+            let summary = run.summary.clone();
+            Measurement::new(&label, &run.command, fields(workload), summary).in_group(&group)
+        };
+        document
+            .with_measurements(self.runs.iter().map(measurement).collect())
+            .with_effects(
+                self.rows
+                    .iter()
+                    .filter_map(|row| row.effect(args))
+                    .collect(),
+            )
+            .with_tables(vec![self.table()])
+    }
+
+    fn table(&self) -> Table {
+        let columns = ["measure", "A", "B", "B / A", "detectable", "B is"];
+        let row = |row: &Row| {
+            let (ratio, detectable) = row.ratio_cells();
+            let measure = row.measure_cell();
+            vec![
+                Cell::from(measure.as_str()),
+                Cell::Spread(row.a),
+                Cell::Spread(row.b),
+                Cell::from(ratio.as_str()),
+                Cell::from(detectable.as_str()),
+                Cell::from(row.verdict.name()),
+            ]
+        };
+        Table {
+            title: format!("{} (A) and {} (B)", self.a, self.b),
+            columns: columns.map(str::to_owned).to_vec(),
+            rows: self.rows.iter().map(row).collect(),
+            notes: vec![format!(
+                "A and B: median [least, greatest] of {} runs each, in turns; B / A: geometric mean over the \
+                 pairs [95 % interval, bootstrap-t]",
+                self.pairs
+            )],
+        }
+    }
+}
+
+impl Row {
+    fn effect(&self, args: &CompareArgs) -> Option<Effect> {
+        let ratio = self.b_to_a?;
+        Some(Effect {
+            measure: self.measure.to_owned(),
+            decides: self.decides,
+            less_is_better: self.less_is_better,
+            ratio: ratio.ratio,
+            low: ratio.low,
+            high: ratio.high,
+            detectable_share: ratio.detectable,
+            margin_share: args.margin,
+            verdict: self.verdict.name().to_owned(),
+        })
+    }
+
+    fn measure_cell(&self) -> String {
+        let decides = if self.decides { " (decides)" } else { "" };
+        format!("{}{decides}", self.measure)
+    }
+
+    /// The ratio with its interval, and the smallest change that would have been found.
+    fn ratio_cells(&self) -> (String, String) {
+        let Some(ratio) = self.b_to_a else {
+            return ("-".to_owned(), "-".to_owned());
+        };
+        let detectable = match ratio.detectable {
+            share if share < 10.0 => format!("{:.1} %", share * 100.0),
+            _ => "> x10".to_owned(),
+        };
+        let interval = format!("{:.3} [{:.3}, {:.3}]", ratio.ratio, ratio.low, ratio.high);
+        (interval, detectable)
+    }
 }
 
 /// Runs both sides in turns and tells what differs.
@@ -150,6 +237,7 @@ pub(crate) async fn compare<T: Transport>(args: &CompareArgs) -> Result<(), Fail
         )));
     }
     let (workload, limit) = args.load.plan()?;
+    let folder = args.load.target.output.claim()?;
     let environment = Environment::capture(&args.load.target.spawn_args.work_dir());
     let mut runs = Vec::new();
     let result = run_all::<T>(args, &workload, limit, &mut runs).await;
@@ -164,11 +252,11 @@ pub(crate) async fn compare<T: Transport>(args: &CompareArgs) -> Result<(), Fail
         rows,
         runs,
     };
-    let output = args.load.target.output.clone();
     if let Err(failure) = result {
-        if let Some(directory) = output {
-            Document::failed("compare", environment, failure.to_string(), body)
-                .write(&directory)?;
+        if let Some(folder) = &folder {
+            let what = failure.to_string();
+            let document = Document::failed("compare", environment, what, &body);
+            body.document(args, document, &workload).write(folder)?;
         }
         return Err(failure);
     }
@@ -178,9 +266,10 @@ pub(crate) async fn compare<T: Transport>(args: &CompareArgs) -> Result<(), Fail
     }
     let decided = body.rows.iter().find(|row| row.decides);
     let verdict = decided.map(|row| (row.verdict, row.measure));
-    if let Some(directory) = output {
-        write_file(&directory, "README.md", &text)?;
-        Document::new("compare", environment, reasons.clone(), body).write(&directory)?;
+    if let Some(folder) = &folder {
+        let document = Document::new("compare", environment, reasons.clone(), &body);
+        let document = body.document(args, document, &workload);
+        document.with_readme(text).write(folder)?;
     }
     if !reasons.is_empty() {
         return Err(Failure::Target(format!("INVALID: {}", reasons.join("; "))));
@@ -211,7 +300,8 @@ async fn run_all<T: Transport>(
         };
         for side in order {
             let spec = if side == 'A' { &args.a } else { &args.b };
-            let target = start::<T>(spec, args).await?;
+            let on = &args.load.target;
+            let target = start::<T>(spec, on.durability, &on.spawn_args).await?;
             let broker = Broker {
                 address: target.address,
                 pid: target.pid,
@@ -220,7 +310,7 @@ async fn run_all<T: Transport>(
             if matches!(spec, Side::Running(..)) {
                 workload.topic = format!("{}-{pair}", workload.topic); // its log must begin empty
             }
-            let done = run::produce::<T>(broker, &workload, args.load.warm_up, limit).await;
+            let done = run::produce::<T>(broker, &workload, args.load.pace.warm_up, limit).await;
             let done = done.inspect_err(|_| say(&target.log_tail()))?;
             let of = format!("{side} {}/{}", pair + 1, args.pairs);
             let summary = done.summary;
@@ -241,8 +331,12 @@ async fn run_all<T: Transport>(
 }
 
 /// A broker that answers.
-async fn start<T: Transport>(side: &Side, args: &CompareArgs) -> Result<Target, Failure> {
-    let mut spawn_args = args.load.target.spawn_args.clone();
+pub(crate) async fn start<T: Transport>(
+    side: &Side,
+    durability: Durability,
+    spawn_args: &SpawnArgs,
+) -> Result<Target, Failure> {
+    let mut spawn_args = spawn_args.clone();
     let kind = match side {
         Side::Running(address, pid) => return Target::foreign(address, *pid),
         Side::Ringlog(binary) => {
@@ -256,7 +350,7 @@ async fn start<T: Transport>(side: &Side, args: &CompareArgs) -> Result<Target, 
             Kind::Kafka
         }
     };
-    let target = Target::spawn(kind, args.load.target.durability, &spawn_args).await?;
+    let target = Target::spawn(kind, durability, &spawn_args).await?;
     startup::first_answer::<T>(&target).await?;
     Ok(target)
 }
@@ -283,6 +377,7 @@ fn rows(runs: &[Run], args: &CompareArgs) -> Vec<Row> {
         rows.push(Row {
             measure: measure.name(),
             decides: measure == args.measure,
+            less_is_better: measure.less_is_better(),
             a,
             b,
             b_to_a: ratio,
@@ -332,21 +427,10 @@ fn readme(environment: &Environment, body: &Comparison, reasons: &[String]) -> S
                 spread.median, spread.min, spread.max
             )
         };
-        let (ratio, detectable) = row
-            .b_to_a
-            .map_or(("-".to_owned(), "-".to_owned()), |ratio| {
-                (
-                    format!("{:.3} [{:.3}, {:.3}]", ratio.ratio, ratio.low, ratio.high),
-                    match ratio.detectable {
-                        share if share < 10.0 => format!("{:.1} %", share * 100.0),
-                        _ => "> x10".to_owned(),
-                    },
-                )
-            });
-        let decides = if row.decides { " (decides)" } else { "" };
+        let (ratio, detectable) = row.ratio_cells();
         lines.push(format!(
-            "| {}{decides} | {} | {} | {ratio} | {detectable} | {} |",
-            row.measure,
+            "| {} | {} | {} | {ratio} | {detectable} | {} |",
+            row.measure_cell(),
             cell(row.a),
             cell(row.b),
             row.verdict.name()

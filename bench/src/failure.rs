@@ -1,5 +1,6 @@
 //! Why a run is no result: one enum, told once by `main`, always with a non-zero exit code.
 
+use crate::report::Summary;
 use crate::verify::Violation;
 
 /// What ended a run.
@@ -21,8 +22,13 @@ pub(crate) enum Failure {
         /// Requests that it owes an answer.
         in_flight: usize,
     },
+    /// It closed the connection on the very first request.
+    #[error(
+        "the connection was closed on the first request (ApiVersions): is this a Kafka broker?"
+    )]
+    Hangup,
     /// The broker answered with an error code.
-    #[error("{what}: the broker answered with Kafka error code {code}")]
+    #[error("{what}: the broker answered with {}", kafka_error(*code))]
     Answer {
         /// The request.
         what: String,
@@ -55,6 +61,14 @@ pub(crate) enum Failure {
     /// A comparison has no answer.
     #[error("cannot tell whether B differs: {0}; more --pairs or a longer --duration may")]
     CannotTell(&'static str),
+    /// It ended a measured phase; what was counted until then.
+    #[error("{failure}")]
+    Partial {
+        /// Why.
+        failure: Box<Failure>,
+        /// What it had measured.
+        summary: Box<Summary>,
+    },
     /// SIGINT or SIGTERM.
     #[error("interrupted: no result")]
     Interrupted,
@@ -67,9 +81,19 @@ impl Failure {
     /// The program's exit code.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::Partial { failure, .. } => failure.exit_code(),
+            Self::Usage(_) => 2,
             Self::Slower(_) => 3,
             Self::CannotTell(_) => 4,
             _ => 1,
+        }
+    }
+
+    /// The failure itself, and what had been measured.
+    pub(crate) fn into_parts(self) -> (Self, Option<Summary>) {
+        match self {
+            Self::Partial { failure, summary } => (*failure, Some(*summary)),
+            failure => (failure, None),
         }
     }
 
@@ -77,5 +101,22 @@ impl Failure {
     pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::System { what, source }
+    }
+}
+
+/// Kafka's name of an error code (`Errors.java`), and what it means for a load.
+fn kafka_error(code: i16) -> String {
+    let hint = match code {
+        3 => ": the topic is not there, or no longer",
+        27 => ": others joined or left the group",
+        35 => ": the broker does not serve this version of the request",
+        41 => ": it is not the controller",
+        45 => ": a batch of the producer is missing",
+        56 => ": its disk failed or is full, see its log",
+        _ => "",
+    };
+    match kafka_protocol::error::ResponseError::try_from_code(code) {
+        Some(error) => format!("{error:?} ({code}){hint}"),
+        None => format!("error code {code}"),
     }
 }

@@ -4,29 +4,40 @@
 //! request   0 size i32 | 4 api_key i16 | 6 api_version i16 | 8 correlation_id i32 | 12 client_id ..
 //! answer    0 correlation_id i32 | body                    (its size prefix is taken off before)
 //! ```
-//! Produce v7 and Fetch v11 are the newest versions without tagged fields that brokers from 2.1 to
-//! 4.x all serve; v7 is what allows zstd (KIP-110). Only the correlation id and the fetch offset
+//! Produce v7 and Fetch v11 are versions without tagged fields that brokers from 2.3 to 4.x all serve;
+//! Produce v7 is what allows zstd (KIP-110). Produce v0 to v8 and Fetch v2 are there for old formats. Only the correlation id and the fetch offset
 //! are patched: neither lies under a batch's CRC. Tests hold the bytes against `kafka-protocol`.
 
 use crate::failure::Failure;
 
 /// Produce's API key.
 pub(crate) const PRODUCE_KEY: i16 = 0;
-/// The version of [`produce_frame`].
+/// What a load produces with unless it is told.
 pub(crate) const PRODUCE_VERSION: i16 = 7;
+/// The newest without tagged fields.
+pub(crate) const PRODUCE_VERSION_MAX: i16 = 8;
 /// Fetch's API key.
 pub(crate) const FETCH_KEY: i16 = 1;
-/// The version of [`FetchFrame`].
+/// What records are read back with.
 pub(crate) const FETCH_VERSION: i16 = 11;
+/// The version of a client of 0.10.0.
+pub(crate) const FETCH_VERSION_OLD: i16 = 2;
 /// How the generator names itself.
 pub(crate) const CLIENT_ID: &str = "ringlog-bench";
 
 const CORRELATION_ID_AT: usize = 8;
 
 /// A whole Produce request with one batch for one partition, size prefix included.
-pub(crate) fn produce_frame(topic: &str, partition: i32, acks: i16, batch: &[u8]) -> Vec<u8> {
-    let mut frame = request_header(PRODUCE_KEY, PRODUCE_VERSION, batch.len() + 128);
-    put_i16(&mut frame, -1); // transactional_id: null
+pub(crate) fn produce_frame(
+    version: i16,
+    (topic, partition): (&str, i32),
+    acks: i16,
+    batch: &[u8],
+) -> Vec<u8> {
+    let mut frame = request_header(PRODUCE_KEY, version, batch.len() + 128);
+    if version >= 3 {
+        put_i16(&mut frame, -1); // transactional_id: null
+    }
     put_i16(&mut frame, acks);
     put_i32(&mut frame, 30_000); // timeout_ms
     put_i32(&mut frame, 1);
@@ -44,46 +55,80 @@ pub(crate) fn set_correlation_id(frame: &mut [u8], correlation_id: i32) {
     frame[CORRELATION_ID_AT..CORRELATION_ID_AT + 4].copy_from_slice(&correlation_id.to_be_bytes());
 }
 
-/// A Fetch request for one partition, without a session.
+/// A Fetch request for partitions of one topic, without a session.
 #[derive(Debug)]
 pub(crate) struct FetchFrame {
     bytes: Vec<u8>,
-    offset_at: usize,
+    /// Where the offset of each partition stands.
+    offsets_at: Vec<usize>,
 }
 
 impl FetchFrame {
     /// A request for up to `bytes_max` bytes of the partition.
     pub(crate) fn new(topic: &str, partition: i32, bytes_max: i32) -> Self {
-        let mut frame = request_header(FETCH_KEY, FETCH_VERSION, 128);
+        Self::of_partitions(FETCH_VERSION, topic, &[partition], bytes_max)
+    }
+
+    /// A request of version 2 or 11 for up to `bytes_max` bytes of each partition, and in all.
+    pub(crate) fn of_partitions(
+        version: i16,
+        topic: &str,
+        partitions: &[i32],
+        bytes_max: i32,
+    ) -> Self {
+        let is_new = version >= FETCH_VERSION;
+        let mut frame = request_header(FETCH_KEY, version, 128 + 32 * partitions.len());
         put_i32(&mut frame, -1); // replica_id: a consumer
         put_i32(&mut frame, 500); // max_wait_ms
         put_i32(&mut frame, 1); // min_bytes
-        put_i32(&mut frame, bytes_max);
-        frame.push(0); // isolation_level: read_uncommitted
-        put_i32(&mut frame, 0); // session_id
-        put_i32(&mut frame, -1); // session_epoch: no session (KIP-227)
+        if is_new {
+            put_i32(&mut frame, bytes_max);
+            frame.push(0); // isolation_level: read_uncommitted
+            put_i32(&mut frame, 0); // session_id
+            put_i32(&mut frame, -1); // session_epoch: no session (KIP-227)
+        }
         put_i32(&mut frame, 1);
         put_string(&mut frame, topic);
-        put_i32(&mut frame, 1);
-        put_i32(&mut frame, partition);
-        put_i32(&mut frame, -1); // current_leader_epoch
-        let offset_at = frame.len();
-        put_i64(&mut frame, 0);
-        put_i64(&mut frame, -1); // log_start_offset
-        put_i32(&mut frame, bytes_max);
-        put_i32(&mut frame, 0); // forgotten_topics_data
-        put_string(&mut frame, ""); // rack_id
+        put_length(&mut frame, partitions.len());
+        let mut offsets_at = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            put_i32(&mut frame, *partition);
+            if is_new {
+                put_i32(&mut frame, -1); // current_leader_epoch
+            }
+            offsets_at.push(frame.len());
+            put_i64(&mut frame, 0);
+            if is_new {
+                put_i64(&mut frame, -1); // log_start_offset
+            }
+            put_i32(&mut frame, bytes_max);
+        }
+        if is_new {
+            put_i32(&mut frame, 0); // forgotten_topics_data
+            put_string(&mut frame, ""); // rack_id
+        }
         seal(&mut frame);
         Self {
             bytes: frame,
-            offset_at,
+            offsets_at,
         }
+    }
+
+    /// What of the partition with this place in the list is wanted next.
+    pub(crate) fn set_offset(&mut self, place: usize, fetch_offset: i64) {
+        let at = self.offsets_at[place];
+        self.bytes[at..at + 8].copy_from_slice(&fetch_offset.to_be_bytes());
     }
 
     /// The request for what begins at `fetch_offset`; give it back with [`restore`](Self::restore).
     pub(crate) fn take(&mut self, correlation_id: i32, fetch_offset: i64) -> Vec<u8> {
+        self.set_offset(0, fetch_offset);
+        self.take_as_set(correlation_id)
+    }
+
+    /// The request for the offsets that were set; give it back with [`restore`](Self::restore).
+    pub(crate) fn take_as_set(&mut self, correlation_id: i32) -> Vec<u8> {
         set_correlation_id(&mut self.bytes, correlation_id);
-        self.bytes[self.offset_at..self.offset_at + 8].copy_from_slice(&fetch_offset.to_be_bytes());
         std::mem::take(&mut self.bytes)
     }
 
@@ -181,6 +226,58 @@ pub(crate) fn parse_fetch(frame: &[u8]) -> Result<FetchAnswer<'_>, Failure> {
         })
     };
     parse().ok_or_else(|| not_an_answer("Fetch", frame))
+}
+
+/// Reads a Fetch answer of version 2 or 11 for partitions of one topic; `each` gets the partition and
+/// its error code and records. Gives the correlation id.
+///
+/// # Errors
+/// `Protocol` for anything else, and the error of `each`.
+pub(crate) fn parse_fetch_partitions<'a>(
+    version: i16,
+    frame: &'a [u8],
+    mut each: impl FnMut(i32, i16, &'a [u8]) -> Result<(), Failure>,
+) -> Result<i32, Failure> {
+    let mut fields = Fields(frame);
+    let damaged = || not_an_answer("Fetch", frame);
+    let is_new = version >= FETCH_VERSION;
+    let mut head = || {
+        let correlation_id = fields.i32()?;
+        fields.i32()?; // throttle_time_ms
+        let mut error_code = 0;
+        if is_new {
+            error_code = fields.i16()?;
+            fields.i32()?; // session_id
+        }
+        let topics = fields.i32()?;
+        if topics > 0 {
+            fields.string()?;
+        }
+        let partitions = if topics > 0 { fields.i32()? } else { 0 };
+        (topics <= 1).then_some((correlation_id, error_code, partitions))
+    };
+    let (correlation_id, error_code, partitions) = head().ok_or_else(damaged)?;
+    crate::client::accept("Fetch", error_code)?;
+    for _ in 0..partitions {
+        let mut one = || {
+            let partition = fields.i32()?;
+            let error_code = fields.i16()?;
+            fields.i64()?; // high_watermark
+            if is_new {
+                fields.take(16)?; // last_stable_offset, log_start_offset
+                for _ in 0..fields.i32()?.max(0) {
+                    fields.take(16)?; // aborted_transactions
+                }
+                fields.i32()?; // preferred_read_replica
+            }
+            let length = fields.i32()?.max(0); // null is -1
+            let records = fields.take(usize::try_from(length).ok()?)?;
+            Some((partition, error_code, records))
+        };
+        let (partition, error_code, records) = one().ok_or_else(damaged)?;
+        each(partition, error_code, records)?;
+    }
+    Ok(correlation_id)
 }
 
 /// A request's header of version 1, behind room for the size.

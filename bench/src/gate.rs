@@ -2,9 +2,10 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `callgrind` | counts instructions and allocations: they repeat, so that per cents can be judged |
+//! | `callgrind` | counts instructions, allocations, copies: they repeat, so that per cents can be judged |
 //! | `broker` | the same for a whole broker, and its CPU time, which only a multiple can judge |
 //! | `baseline` | the file, the comparison, the verdicts |
+//! | `study` | how often the verdicts are wrong: runs of the same, and with planted slow-downs |
 //!
 //! Everything is counted twice with different counts; the difference has no start and no set-up in
 //! it. Without valgrind nothing is counted and a line with SKIP says so. Wall-clock is not judged
@@ -13,6 +14,7 @@
 mod baseline;
 mod broker;
 mod callgrind;
+mod study;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,9 +30,30 @@ use baseline::{Baseline, Comparison, Entry, Line, Tools, Verdict};
 /// Hot paths repeat to a few instructions; this leaves room for what an unrelated change moves.
 const HOT_PATH_LIMIT: f64 = 0.02;
 
-/// Measures and compares, or takes a new baseline.
+/// Measures and compares, or takes a new baseline, or finds out how often the verdicts are wrong.
 pub(crate) async fn gate<T: Transport>(args: &GateArgs) -> Result<(), Failure> {
     let environment = Environment::capture(&args.spawn_args.work_dir());
+    if let Some(runs) = args.study {
+        return study::study::<T>(args, runs, environment).await;
+    }
+    let measured = measure::<T>(args, &environment).await?;
+    if args.update {
+        return update(&args.baseline, measured);
+    }
+    let Some(baseline) = Baseline::read(&args.baseline)? else {
+        return Err(Failure::Target(format!(
+            "there is no {}: make one by --update",
+            args.baseline.display()
+        )));
+    };
+    judge(args, &baseline, &Comparison::new(&baseline, &measured))
+}
+
+/// All that `args` asks for.
+async fn measure<T: Transport>(
+    args: &GateArgs,
+    environment: &Environment,
+) -> Result<Baseline, Failure> {
     let hot_paths = beside(args.hot_paths.as_ref(), "ringlog-hot-paths")?;
     let ringlog = beside(args.spawn_args.ringlog.as_ref(), "ringlog")?;
     let valgrind = callgrind::version();
@@ -57,16 +80,7 @@ pub(crate) async fn gate<T: Transport>(args: &GateArgs) -> Result<(), Failure> {
     if !args.no_broker {
         measured.costs = broker::costs::<T>(args).await?;
     }
-    if args.update {
-        return update(&args.baseline, measured);
-    }
-    let Some(baseline) = Baseline::read(&args.baseline)? else {
-        return Err(Failure::Usage(format!(
-            "there is no {}: make one by --update",
-            args.baseline.display()
-        )));
-    };
-    judge(args, &baseline, &Comparison::new(&baseline, &measured))
+    Ok(measured)
 }
 
 fn update(path: &Path, measured: Baseline) -> Result<(), Failure> {
@@ -139,7 +153,7 @@ fn tell(line: &Line) {
 
 /// Whether `--only` asks for an entry.
 fn is_wanted(args: &GateArgs, name: &str) -> bool {
-    args.only.as_ref().is_none_or(|word| name.contains(word))
+    args.only.is_empty() || args.only.iter().any(|word| name.contains(word))
 }
 
 fn count_hot_paths(args: &GateArgs, program: &Path) -> Result<Vec<Entry>, Failure> {
@@ -153,16 +167,15 @@ fn count_hot_paths(args: &GateArgs, program: &Path) -> Result<Vec<Entry>, Failur
         let run = |count: u64| {
             let directory = Directory::new(&args.spawn_args, "gate")?;
             let place = directory.path().display().to_string();
-            let arguments = [name.clone(), count.to_string(), place];
+            let name = match args.plant_copy {
+                true => format!("{name}, copied once more"),
+                false => name.clone(),
+            };
+            let arguments = [name, count.to_string(), place];
             callgrind::run(directory.path(), program, &arguments)
         };
-        let (instructions, allocations) = run(done)?.per_item(run(2 * done)?, count);
-        entries.push(Entry {
-            name,
-            instructions,
-            allocations,
-            limit: HOT_PATH_LIMIT,
-        });
+        let item = run(done)?.per_item(run(2 * done)?, count);
+        entries.push(Entry::new(name, item, HOT_PATH_LIMIT));
     }
     Ok(entries)
 }

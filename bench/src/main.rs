@@ -9,7 +9,10 @@
 //! workload   batches, pre-built    produce, fetch   the hot path, over frames and transport
 //! schedule   when requests leave   phase            window, counters, limits
 //! verify     count, order, bytes   resources        CPU, memory, both sides
-//! client     control requests      report           JSON and lines
+//! client     control requests      report           what a result is: document, summary, lines
+//! folder     of a result           environment      where it was measured
+//! series     what happened when    hdr              histograms as text, and interval logs
+//! html       one page of results   redraw, import   results that are there, or other tools'
 //! ```
 //! Invariants: nothing on the hot path encodes, allocates per record or asks the server's code; every
 //! number comes with its verification; a failed or invalid run exits with a code that is not 0.
@@ -18,46 +21,78 @@
 
 mod cli;
 mod client;
+mod commands;
 mod compare;
+mod consume;
 mod environment;
 mod failure;
 mod fetch;
+mod folder;
 mod frames;
 mod gate;
+mod group;
+mod hdr;
+mod html;
+mod import;
+mod live;
 mod marks;
+mod patch;
 mod phase;
 mod produce;
+mod progress;
+mod records;
+mod redraw;
 mod report;
 mod resources;
 mod run;
 mod schedule;
 mod self_test;
+mod series;
 mod startup;
 mod statistics;
+mod sweep;
+mod table;
 mod target;
 mod transport;
+mod tutorial;
 mod verify;
 mod workload;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{Cli, Command, FetchArgs, Io, ProduceArgs, StartupArgs, TargetArgs};
+use cli::{Cli, Command, Io, StartupArgs, TargetArgs};
 use environment::Environment;
 use failure::Failure;
-use report::{Document, Spread, Summary, say};
-use run::{Broker, Run};
+use report::{Document, Spread, say};
 use startup::Start;
 use target::Target;
 use transport::{Epoll, Transport, Uring};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.io {
+    let words = match cli::preset::expand(std::env::args().collect()) {
+        Ok(words) => words,
+        Err(what) => {
+            complain(&Failure::Usage(what));
+            return ExitCode::from(2);
+        }
+    };
+    let cli = Cli::parse_from(words);
+    if cli.quiet {
+        progress::be_quiet();
+    }
+    if cli.count_system_calls {
+        resources::request_system_calls();
+    }
+    // What loads nothing needs no ring.
+    let io = match cli.command {
+        Command::Report(_) | Command::Import(_) | Command::Env(_) => Io::Epoll,
+        _ => cli.io,
+    };
+    let result = match io {
         Io::Uring => transport::run_uring(execute::<Uring>(cli.command)),
         Io::Epoll => transport::run_epoll(execute::<Epoll>(cli.command)),
     };
@@ -89,8 +124,15 @@ async fn execute<T: Transport>(command: Command) -> Result<(), Failure> {
 
 async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Produce(args) => produce::<T>(&args).await,
-        Command::Fetch(args) => fetch::<T>(&args).await,
+        Command::Run(args) => commands::run::<T>(&args).await,
+        Command::Tutorial(args) => {
+            pin(args.spawn_args.no_pin)?;
+            tutorial::tutorial::<T>(&args).await
+        }
+        Command::Produce(args) => commands::produce::<T>(&args).await,
+        Command::Sweep(args) => sweep::sweep::<T>(&args).await,
+        Command::Max(args) => sweep::max::<T>(&args).await,
+        Command::Fetch(args) => commands::fetch::<T>(&args).await,
         Command::Startup(args) => startup::<T>(&args).await,
         Command::Marks(args) => {
             pin(args.spawn_args.no_pin)?;
@@ -108,41 +150,10 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
             pin(args.spawn_args.no_pin)?;
             gate::gate::<T>(&args).await
         }
+        Command::Report(args) => redraw::report(&args),
+        Command::Import(args) => import::import(&args),
+        Command::Env(args) => redraw::env(&args),
     }
-}
-
-async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
-    let (workload, limit) = args.plan()?;
-    let (target, environment) = begin(&args.target).await?;
-    let broker = Broker {
-        address: target.address,
-        pid: target.pid,
-    };
-    let run = run::produce::<T>(broker, &workload, args.warm_up, limit).await;
-    finish::<T>(
-        "produce",
-        target,
-        environment,
-        run,
-        args.target.output.as_deref(),
-    )
-}
-
-async fn fetch<T: Transport>(args: &FetchArgs) -> Result<(), Failure> {
-    let workload = args.workload()?;
-    let (target, environment) = begin(&args.target).await?;
-    let broker = Broker {
-        address: target.address,
-        pid: target.pid,
-    };
-    let run = run::fetch::<T>(broker, &workload, args.fill, args.passes).await;
-    finish::<T>(
-        "fetch",
-        target,
-        environment,
-        run,
-        args.target.output.as_deref(),
-    )
 }
 
 /// Does nothing to a machine with one CPU.
@@ -163,53 +174,6 @@ async fn begin(args: &TargetArgs) -> Result<(Target, Environment), Failure> {
 }
 
 #[derive(Serialize)]
-struct RunBody {
-    io: &'static str,
-    target: String,
-    summary: Option<Summary>,
-}
-
-fn finish<T: Transport>(
-    kind: &'static str,
-    target: Target,
-    environment: Environment,
-    run: Result<Run, Failure>,
-    output: Option<&Path>,
-) -> Result<(), Failure> {
-    let mut body = RunBody {
-        io: T::NAME,
-        target: target.command.clone(),
-        summary: None,
-    };
-    let run = match run {
-        Ok(run) => run,
-        Err(failure) => {
-            say(&target.log_tail());
-            if let Some(directory) = output {
-                Document::failed(kind, environment, failure.to_string(), body).write(directory)?;
-            }
-            return Err(failure);
-        }
-    };
-    target.stop()?;
-    for line in run.summary.lines() {
-        say(&line);
-    }
-    body.summary = Some(run.summary);
-    if let Some(directory) = output {
-        Document::new(kind, environment, run.reasons.clone(), body).write(directory)?;
-    }
-    if run.reasons.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Target(format!(
-            "INVALID: {}",
-            run.reasons.join("; ")
-        )))
-    }
-}
-
-#[derive(Serialize)]
 struct StartupBody {
     io: &'static str,
     target: String,
@@ -220,6 +184,7 @@ struct StartupBody {
 
 async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
     pin(args.spawn_args.no_pin)?;
+    let folder = args.output.claim()?;
     let environment = Environment::capture(&args.spawn_args.work_dir());
     let mut starts = Vec::new();
     let mut command = String::new();
@@ -248,7 +213,7 @@ async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
             spread.median, spread.min, spread.max, spread.runs
         ));
     }
-    if let Some(directory) = &args.output {
+    if let Some(folder) = &folder {
         let body = StartupBody {
             io: T::NAME,
             target: command,
@@ -256,7 +221,7 @@ async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
             idle_resident_mib,
             starts,
         };
-        Document::new("startup", environment, Vec::new(), body).write(directory)?;
+        Document::new("startup", environment, Vec::new(), body).write(folder)?;
     }
     Ok(())
 }

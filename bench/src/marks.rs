@@ -3,17 +3,18 @@
 //! Every repetition starts a fresh broker for each promise (page-cache, durable) and takes all
 //! measurements on it: start, idle memory, one-record requests, 16 KiB batches, hot fetch.
 
-use std::path::Path;
-
 use serde::Serialize;
+use serde_json::Map;
 
 use crate::cli::MarksArgs;
 use crate::environment::Environment;
 use crate::failure::Failure;
+use crate::folder::Folder;
 use crate::phase::Limit;
-use crate::report::{Document, Spread, Summary, say, write_file};
+use crate::report::{Document, Measurement, Spread, Summary, say};
 use crate::run::{self, Broker, Run};
 use crate::startup::{self, Start};
+use crate::table::{Cell, Table};
 use crate::target::{Durability, Kind, Target};
 use crate::transport::Transport;
 use crate::workload::{Workload, records_that_fit};
@@ -26,10 +27,32 @@ struct Round {
     repetition: usize,
     command: String,
     start: Start,
+    // These three are the result's measurements.
+    #[serde(skip)]
     one_record: Summary,
+    #[serde(skip)]
     batches_16_kib: Summary,
     /// Only in page-cache mode: what is hot does not depend on the promise.
+    #[serde(skip)]
     hot_fetch: Option<Summary>,
+}
+
+impl Round {
+    fn measurements(&self, repetitions: usize) -> Vec<Measurement> {
+        let loads = [
+            ("1-record requests", Some(&self.one_record)),
+            ("16 KiB batches", Some(&self.batches_16_kib)),
+            ("hot fetch", self.hot_fetch.as_ref()),
+        ];
+        let of = format!("{:?} {}", self.target, self.durability.name());
+        let number = self.repetition + 1;
+        let measured = loads.into_iter().filter_map(|(load, summary)| {
+            let label = format!("{of}, {load} {number}/{repetitions}");
+            let measurement = Measurement::new(&label, &self.command, Map::new(), summary?.clone());
+            Some(measurement.in_group(&format!("{of}, {load}")))
+        });
+        measured.collect()
+    }
 }
 
 /// One line of the table.
@@ -55,6 +78,43 @@ struct Marks {
     seed: u64,
     table: Vec<Row>,
     rounds: Vec<Round>,
+}
+
+impl Marks {
+    fn measurements(&self) -> Vec<Measurement> {
+        let rounds = self.rounds.iter();
+        let of = |round: &Round| round.measurements(self.repetitions);
+        rounds.flat_map(of).collect()
+    }
+
+    fn report_table(&self) -> Table {
+        let columns = [
+            "measure",
+            "promise",
+            "mark",
+            "Ringlog",
+            "Apache Kafka",
+            "Kafka / Ringlog",
+        ];
+        let spread = |spread: Option<Spread>| spread.map_or(Cell::Nothing(()), Cell::Spread);
+        let row = |row: &Row| {
+            let mark = row.mark.map(|mark| format!("< {mark} {}", row.unit));
+            vec![
+                Cell::Text(format!("{}, {}", row.name, row.unit)),
+                Cell::from(row.durability.name()),
+                mark.map_or(Cell::Nothing(()), Cell::Text),
+                spread(row.ringlog),
+                spread(row.kafka),
+                Cell::of(row.kafka_to_ringlog),
+            ]
+        };
+        Table {
+            title: "Marks".to_owned(),
+            columns: columns.map(str::to_owned).to_vec(),
+            rows: self.table.iter().map(row).collect(),
+            notes: cell_notes(),
+        }
+    }
 }
 
 /// A column of the table in the making.
@@ -126,16 +186,16 @@ pub(crate) async fn marks<T: Transport>(args: &MarksArgs) -> Result<(), Failure>
         ));
     }
     let environment = Environment::capture(&args.spawn_args.work_dir());
-    let mut rounds = Vec::new();
-    let mut reasons = Vec::new();
-    let result = measure_all::<T>(args, &mut rounds, &mut reasons).await;
-
     let machine = args
         .machine
         .clone()
         .unwrap_or_else(|| environment.machine());
     let name = format!("{}-{machine}-marks", environment.date());
-    let directory = args.results.join(name);
+    let folder = Folder::claim(&args.results.join(&name), Some(name))?;
+    let mut rounds = Vec::new();
+    let mut reasons = Vec::new();
+    let result = measure_all::<T>(args, &mut rounds, &mut reasons).await;
+
     let body = Marks {
         io: T::NAME,
         repetitions: args.repetitions,
@@ -146,26 +206,30 @@ pub(crate) async fn marks<T: Transport>(args: &MarksArgs) -> Result<(), Failure>
         rounds,
     };
     if let Err(error) = result {
-        Document::failed("marks", environment, error.to_string(), body).write(&directory)?;
+        let document = Document::failed("marks", environment, error.to_string(), &body);
+        document
+            .with_measurements(body.measurements())
+            .write(&folder)?;
         return Err(error);
     }
-    write_result(&directory, environment, reasons, body)
+    write_result(&folder, environment, reasons, body)
 }
 
 fn write_result(
-    directory: &Path,
+    folder: &Folder,
     environment: Environment,
     reasons: Vec<String>,
     body: Marks,
 ) -> Result<(), Failure> {
     let readme = readme(&environment, &reasons, &body);
-    write_file(directory, "README.md", &readme)?;
     for line in readme.lines() {
         say(line);
     }
-    let document = Document::new("marks", environment, reasons.clone(), body);
-    document.write(directory)?;
-    say(&format!("saved {}", directory.display()));
+    Document::new("marks", environment, reasons.clone(), &body)
+        .with_measurements(body.measurements())
+        .with_tables(vec![body.report_table()])
+        .with_readme(readme)
+        .write(folder)?;
     if reasons.is_empty() {
         Ok(())
     } else {

@@ -4,12 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use tokio::task::JoinHandle;
 
 use crate::failure::Failure;
+use crate::series::{Recorded, Recorder};
+use crate::transport::Connection;
 
 /// A broker that answers nothing for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,6 +43,23 @@ pub(crate) struct Counted {
     pub(crate) service: Histogram<u64>,
     /// How late the generator itself was: from when a request was due and had room, to its send.
     pub(crate) lag: Histogram<u64>,
+    /// When it began, in seconds since 1970.
+    pub(crate) began_unix_s: f64,
+    /// The length of an interval, and what was counted in each.
+    pub(crate) intervals: (Duration, Vec<Recorded>),
+}
+
+/// How far a phase is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Position {
+    /// Requests.
+    pub(crate) answered: u64,
+    /// Requests.
+    pub(crate) in_flight: usize,
+    /// Since its begin.
+    pub(crate) elapsed: Duration,
+    /// Of the limit that is nearer, 0 to 1; `None` without a limit.
+    pub(crate) share: Option<f64>,
 }
 
 /// What the tasks of a phase share.
@@ -48,6 +67,7 @@ pub(crate) struct Counted {
 pub(crate) struct Phase {
     begin: Instant,
     deadline: Option<Instant>,
+    requests: Option<u64>,
     requests_left: Cell<u64>,
     stopped: Cell<bool>,
     answered: Cell<u64>,
@@ -56,6 +76,8 @@ pub(crate) struct Phase {
     latency: RefCell<Histogram<u64>>,
     service: RefCell<Histogram<u64>>,
     lag: RefCell<Histogram<u64>>,
+    began_unix_s: f64,
+    recorder: RefCell<Recorder>,
 }
 
 impl Phase {
@@ -65,6 +87,7 @@ impl Phase {
         Rc::new(Self {
             begin,
             deadline: limit.duration.map(|duration| begin + duration),
+            requests: limit.requests,
             requests_left: Cell::new(limit.requests.unwrap_or(u64::MAX)),
             stopped: Cell::new(false),
             answered: Cell::new(0),
@@ -73,6 +96,10 @@ impl Phase {
             latency: RefCell::new(histogram()),
             service: RefCell::new(histogram()),
             lag: RefCell::new(histogram()),
+            began_unix_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0.0, |since| since.as_secs_f64()),
+            recorder: RefCell::new(Recorder::new(begin)),
         })
     }
 
@@ -92,6 +119,27 @@ impl Phase {
         true
     }
 
+    /// How far it is, for who watches.
+    pub(crate) fn position(&self) -> Position {
+        let elapsed = self.begin.elapsed();
+        let of_time = self.deadline.map(|deadline| {
+            elapsed.as_secs_f64() / (deadline - self.begin).as_secs_f64().max(1e-9)
+        });
+        let answered = self.answered.get();
+        let of_requests = self
+            .requests
+            .map(|requests| answered as f64 / requests.max(1) as f64);
+        Position {
+            answered,
+            in_flight: self.in_flight.get(),
+            elapsed,
+            share: [of_time, of_requests]
+                .into_iter()
+                .flatten()
+                .reduce(f64::max),
+        }
+    }
+
     /// After an error of any task the others end.
     pub(crate) fn stop(&self) {
         self.stopped.set(true);
@@ -106,10 +154,15 @@ impl Phase {
     /// Its answer is there. With acks=0 it is as good as answered when written, and has no latency.
     pub(crate) fn answered(&self, times: Option<(Instant, Instant)>) {
         let now = Instant::now();
+        let mut latency_ns = None;
         if let Some((intended, sent)) = times {
-            record(&self.latency, now.saturating_duration_since(intended));
+            latency_ns = Some(record(
+                &self.latency,
+                now.saturating_duration_since(intended),
+            ));
             record(&self.service, now.saturating_duration_since(sent));
         }
+        self.recorder.borrow_mut().answered(now, latency_ns);
         self.last.set(now);
         self.in_flight.set(self.in_flight.get() - 1);
         self.answered.set(self.answered.get() + 1);
@@ -157,13 +210,16 @@ impl Phase {
             latency: self.latency.replace(histogram()),
             service: self.service.replace(histogram()),
             lag: self.lag.replace(histogram()),
+            began_unix_s: self.began_unix_s,
+            intervals: self.recorder.replace(Recorder::new(self.begin)).finish(),
         }
     }
 }
 
-fn record(histogram: &RefCell<Histogram<u64>>, time: Duration) {
+fn record(histogram: &RefCell<Histogram<u64>>, time: Duration) -> u64 {
     let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
     histogram.borrow_mut().saturating_record(nanoseconds);
+    nanoseconds
 }
 
 /// A request that is under way.
@@ -262,8 +318,9 @@ fn wake(waker: &RefCell<Option<Waker>>) {
     }
 }
 
-/// Waits until `time`: the runtime's timers know milliseconds, so the last of it is spent polling.
-pub(crate) async fn wait_until(time: Instant) {
+/// Waits until `time`: the runtime's timers know milliseconds, so the last of it is spent polling, and
+/// every turn of it hands what other connections want to send to the kernel.
+pub(crate) async fn wait_until(connection: &impl Connection, time: Instant) {
     const TIMER: Duration = Duration::from_millis(2);
     loop {
         let left = time.saturating_duration_since(Instant::now());
@@ -273,7 +330,7 @@ pub(crate) async fn wait_until(time: Instant) {
         if left > TIMER {
             tokio::time::sleep(left - TIMER).await;
         } else {
-            tokio::task::yield_now().await;
+            connection.turn().await;
         }
     }
 }

@@ -1,47 +1,72 @@
-//! The producing connections: pre-built frames out, answers in, every answer judged.
+//! The producing connections: frames out, answers in, every answer judged.
 //!
 //! Each connection has one task with a writer and a reader that share its window. A frame goes out
-//! as it lies in the pool (large) or gathered with what else may go (small); nothing is encoded.
+//! as it lies in the pool (large) or gathered with what else may go (small); nothing is encoded, but for
+//! loads that ask for it (`Build::Each`). Sequences and times are patched in (`patch`).
 
-use std::cell::RefCell;
+mod check;
+
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
 use crate::client::{Client, Inbox, accept};
 use crate::failure::Failure;
-use crate::fetch::{FETCH_BYTES_MAX, Reader};
 use crate::frames::{self, parse_produce};
+use crate::patch::Fields;
 use crate::phase::{Counted, Limit, Pending, Phase, Window, wait_until};
+use crate::progress;
+use crate::records::{Form, Sent};
 use crate::schedule::Schedule;
 use crate::transport::{Connection, Transport};
-use crate::verify::{Catalog, Ledger, LogCheck};
-use crate::workload::{self, Workload};
+use crate::verify::{Catalog, Ledger};
+use crate::workload::{self, Build, Workload};
+
+pub(crate) use check::Verified;
 
 /// Frames up to here are gathered into one write; larger ones would only be copied.
 const GATHER_FRAME_BYTES_MAX: usize = 4 << 10;
 /// One write of gathered frames.
 const GATHER_BYTES_MAX: usize = 64 << 10;
 
+/// The times at which a connection's requests were meant to leave, in order.
+pub(crate) type Times = Rc<RefCell<Vec<Instant>>>;
+
 /// All producing connections of a run, and what they have sent so far.
 pub(crate) struct Producers<T: Transport> {
     address: SocketAddr,
     workload: Rc<Workload>,
-    catalog: Rc<Catalog>,
+    /// If brokers store the bytes as they are sent.
+    catalog: Option<Rc<Catalog>>,
+    records: Rc<Vec<Vec<Vec<Sent>>>>,
     ledgers: Rc<RefCell<Vec<Ledger>>>,
     /// Where the logs ended before the first request.
     begin_offsets: Vec<i64>,
     producers: Vec<Producer<T::Connection>>,
     phases: u64,
+    /// Bytes of batches that were sent.
+    bytes: Rc<Cell<u64>>,
+    /// What stamps count from.
+    epoch: Instant,
+    /// What was counted by a phase that failed.
+    partial: Option<Counted>,
 }
 
 struct Producer<C> {
     number: usize,
     connection: C,
     inbox: Inbox,
-    /// The pool, as whole requests.
+    /// The pool, as whole requests; one slot if each is built when it is due.
     frames: Vec<Vec<u8>>,
+    /// What is patched into them; empty if nothing is.
+    fields: Vec<Rc<Fields>>,
+    /// Where the batch begins in each.
+    batch_at: usize,
+    form: Form,
     sent: u64,
+    answered: u64,
+    times: Option<Times>,
 }
 
 impl<T: Transport> Producers<T> {
@@ -52,48 +77,58 @@ impl<T: Transport> Producers<T> {
         workload: &Workload,
     ) -> Result<Self, Failure> {
         workload.check()?;
+        client.check_produce(workload.produce_version)?;
         client
             .create_topic(&workload.topic, workload.partitions)
             .await?;
         let begin_offsets = client
             .log_end_offsets(&workload.topic, workload.partitions)
             .await?;
-        let catalog = Catalog::new(workload::pools(workload)?).ok_or_else(|| {
-            Failure::Usage(format!(
-                "seed {} gives two equal CRCs, take another",
-                workload.seed
-            ))
-        })?;
-        let mut producers = Vec::new();
-        for (number, pool) in catalog.pools().iter().enumerate() {
-            let connection = T::connect(address).await;
-            let partition = workload.partition_of(number);
-            let partition = i32::try_from(partition).expect("checked against its limit");
-            let frame = |batch: &Vec<u8>| {
-                frames::produce_frame(&workload.topic, partition, workload.acks, batch)
-            };
-            producers.push(Producer {
-                number,
-                connection: connection
-                    .map_err(Failure::system(format!("connecting to {address}")))?,
-                inbox: Inbox::new(16 << 10),
-                frames: pool.iter().map(frame).collect(),
-                sent: 0,
-            });
+        let records = workload.records();
+        let mut forms = vec![workload.form(); workload.connections];
+        if workload.idempotent {
+            for form in &mut forms {
+                let (id, epoch) = client.init_producer_id().await?;
+                form.producer = Some((id, epoch, 0));
+            }
         }
-        let ledgers = begin_offsets.iter().enumerate();
+        let pools = workload::encode(&records, |connection| forms[connection])?;
+        let catalog = workload.keeps_bytes().then(|| Catalog::new(&pools));
+        // Two equal batches cannot be told apart by their bytes: then places are kept instead.
+        let catalog = catalog.flatten().map(Rc::new);
+        if catalog.is_none() && workload.verify && workload.acks == 0 {
+            workload.check_sole_writers()?;
+        }
+        let mut producers = Vec::new();
+        for ((number, pool), form) in pools.into_iter().enumerate().zip(forms) {
+            let connection = T::connect(address).await;
+            let connection =
+                connection.map_err(Failure::system(format!("connecting to {address}")))?;
+            producers.push(Producer::new(number, connection, workload, pool, form));
+        }
+        let keep_places = catalog.is_none() && workload.verify;
+        let ledger = |(partition, end): (usize, &i64)| {
+            let ledger = Ledger::new(partition, *end);
+            if keep_places {
+                ledger.keeping_places()
+            } else {
+                ledger
+            }
+        };
         Ok(Self {
             address,
             workload: Rc::new(workload.clone()),
-            catalog: Rc::new(catalog),
+            catalog,
+            records: Rc::new(records),
             ledgers: Rc::new(RefCell::new(
-                ledgers
-                    .map(|(partition, end)| Ledger::new(partition, *end))
-                    .collect(),
+                begin_offsets.iter().enumerate().map(ledger).collect(),
             )),
             begin_offsets,
             producers,
             phases: 0,
+            bytes: Rc::default(),
+            epoch: Instant::now(),
+            partial: None,
         })
     }
 
@@ -101,108 +136,154 @@ impl<T: Transport> Producers<T> {
     pub(crate) async fn phase(&mut self, limit: Limit) -> Result<Counted, Failure> {
         self.phases += 1;
         let phase = Phase::begin(limit);
+        progress::follow(&phase);
         let mut tasks = Vec::new();
         for mut producer in self.producers.drain(..) {
-            let (phase, workload) = (Rc::clone(&phase), Rc::clone(&self.workload));
-            let ledgers = Rc::clone(&self.ledgers);
-            let seed = workload.seed.wrapping_add(self.phases);
+            let shared = Shared {
+                phase: Rc::clone(&phase),
+                workload: Rc::clone(&self.workload),
+                records: Rc::clone(&self.records),
+                ledgers: Rc::clone(&self.ledgers),
+                bytes: Rc::clone(&self.bytes),
+                epoch: self.epoch,
+            };
+            let seed = self.workload.seed.wrapping_add(self.phases);
             tasks.push(tokio::task::spawn_local(async move {
+                let workload = &shared.workload;
                 let schedule =
                     Schedule::new(workload.pace, producer.number, workload.connections, seed);
-                let result = producer.run(&phase, &workload, &ledgers, schedule).await;
+                let result = producer.run(&shared, schedule).await;
                 if result.is_err() {
-                    phase.stop();
+                    shared.phase.stop();
                 }
                 result.map(|()| producer)
             }));
         }
-        self.producers = phase.join(tasks).await?;
-        Ok(phase.counted())
+        match phase.join(tasks).await {
+            Ok(producers) => {
+                self.producers = producers;
+                Ok(phase.counted())
+            }
+            Err(failure) => {
+                self.partial = Some(phase.counted());
+                Err(failure)
+            }
+        }
     }
 
-    /// Bytes of a connection's batches; all are equally long to a few bytes.
+    /// Bytes of all batches that were sent so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Bytes of a connection's batches before compression changes them; all are about equally long.
     pub(crate) fn batch_bytes(&self) -> usize {
-        let pool = self.catalog.pools().first();
-        pool.and_then(|pool| pool.first()).map_or(0, Vec::len)
+        let first = self.producers.first();
+        first.map_or(0, |producer| producer.batch_bytes())
     }
 
-    /// What was sent, to recognise it in the log.
-    pub(crate) fn catalog(&self) -> Rc<Catalog> {
-        Rc::clone(&self.catalog)
+    /// What was counted by the phase that failed, once.
+    pub(crate) fn take_partial(&mut self) -> Option<Counted> {
+        self.partial.take()
     }
 
-    /// Checks ends of logs, then reads them back whole. Gives the number of records compared.
-    pub(crate) async fn verify(&self, client: &mut Client<T::Connection>) -> Result<u64, Failure> {
-        let ends = self.settled_ends(client).await?;
-        let topic = &self.workload.topic;
-        let mut records = 0;
-        for (partition, end) in ends.iter().enumerate() {
-            let connections = self.producers.len();
-            let mut check = LogCheck::new(partition, self.begin_offsets[partition], connections);
-            let mut reader =
-                Reader::<T>::connect(self.address, topic, partition, FETCH_BYTES_MAX).await?;
-            reader
-                .read_log(&mut check, *end, Some(&self.catalog), |_, _| {})
-                .await?;
-            let writes_here =
-                |producer: &Producer<_>| self.workload.partition_of(producer.number) == partition;
-            let sent = self.producers.iter();
-            let sent = sent.map(|producer| {
-                if writes_here(producer) {
-                    producer.sent
-                } else {
-                    0
-                }
-            });
-            check.finish(*end, &sent.collect::<Vec<_>>())?;
-            records += check.records();
-        }
-        Ok(records)
+    /// What stamps count from.
+    pub(crate) fn epoch(&self) -> Instant {
+        self.epoch
     }
 
-    /// Where the logs end; with acks=0 only waiting can tell that all is there.
-    async fn settled_ends(&self, client: &mut Client<T::Connection>) -> Result<Vec<i64>, Failure> {
-        let (topic, partitions) = (&self.workload.topic, self.workload.partitions);
-        let mut ends = client.log_end_offsets(topic, partitions).await?;
-        if self.workload.acks == 0 {
-            let sent: u64 = self.producers.iter().map(|producer| producer.sent).sum();
-            let records = sent * self.workload.records_per_batch as u64;
-            let expected =
-                self.begin_offsets.iter().sum::<i64>() + i64::try_from(records).unwrap_or(i64::MAX);
-            for _ in 0..200 {
-                if ends.iter().sum::<i64>() >= expected {
-                    break;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await; // a poll, at most 10 s
-                ends = client.log_end_offsets(topic, partitions).await?;
-            }
-            return Ok(ends);
-        }
-        for (ledger, end) in self.ledgers.borrow().iter().zip(&ends) {
-            let acknowledged = ledger.finish()?;
-            if acknowledged != *end {
-                let code = format!("acknowledged up to {acknowledged}, but the log ends at {end}");
-                return Err(Failure::Violation(ledger.misfit(acknowledged < *end, code)));
-            }
-        }
-        Ok(ends)
+    /// Where the logs ended before the first request.
+    pub(crate) fn begin_offsets(&self) -> &[i64] {
+        &self.begin_offsets
+    }
+
+    /// Batches that were sent so far.
+    pub(crate) fn batches(&self) -> u64 {
+        self.producers.iter().map(|producer| producer.sent).sum()
+    }
+
+    /// From now on each connection notes when its requests were meant to leave.
+    pub(crate) fn note_times(&mut self) -> Vec<Times> {
+        let note = |producer: &mut Producer<_>| {
+            let times = Times::default();
+            producer.times = Some(Rc::clone(&times));
+            times
+        };
+        self.producers.iter_mut().map(note).collect()
     }
 }
 
+/// What the connections of a phase share.
+struct Shared {
+    phase: Rc<Phase>,
+    workload: Rc<Workload>,
+    records: Rc<Vec<Vec<Vec<Sent>>>>,
+    ledgers: Rc<RefCell<Vec<Ledger>>>,
+    bytes: Rc<Cell<u64>>,
+    epoch: Instant,
+}
+
 impl<C: Connection> Producer<C> {
-    async fn run(
-        &mut self,
-        phase: &Phase,
+    fn new(
+        number: usize,
+        connection: C,
         workload: &Workload,
-        ledgers: &RefCell<Vec<Ledger>>,
-        schedule: Schedule,
-    ) -> Result<(), Failure> {
+        pool: Vec<Vec<u8>>,
+        form: Form,
+    ) -> Self {
+        let place = workload.place_of(number);
+        let frame = |batch: &Vec<u8>| {
+            let version = workload.produce_version;
+            frames::produce_frame(version, (&workload.topic, place), workload.acks, batch)
+        };
+        let mut frames: Vec<_> = pool.iter().map(frame).collect();
+        let batch_at = frames.first().map_or(0, Vec::len) - pool.first().map_or(0, Vec::len);
+        let mut fields: Vec<Rc<Fields>> = Vec::new();
+        if workload.build == Build::Each {
+            frames.truncate(1);
+        } else if workload.idempotent || workload.stamped {
+            let mut shapes: Vec<Rc<Fields>> = Vec::new();
+            for batch in &pool {
+                let known = shapes.iter().find(|fields| fields.fit(batch)).cloned();
+                fields.push(known.unwrap_or_else(|| {
+                    let fields = Fields::of(batch, workload.idempotent, workload.stamped);
+                    let fields = Rc::new(fields);
+                    shapes.push(Rc::clone(&fields));
+                    fields
+                }));
+            }
+        }
+        Self {
+            number,
+            connection,
+            inbox: Inbox::new(16 << 10),
+            frames,
+            fields,
+            batch_at,
+            form,
+            sent: 0,
+            answered: 0,
+            times: None,
+        }
+    }
+
+    fn batch_bytes(&self) -> usize {
+        self.frames.first().map_or(0, Vec::len) - self.batch_at
+    }
+
+    async fn run(&mut self, shared: &Shared, schedule: Schedule) -> Result<(), Failure> {
+        let workload = &shared.workload;
         let window = Window::new(workload.in_flight);
         let writer = Writer {
+            number: self.number,
             connection: &self.connection,
             frames: &mut self.frames,
+            fields: &self.fields,
+            batch_at: self.batch_at,
+            form: self.form,
             sent: &mut self.sent,
-            phase,
+            times: self.times.as_ref(),
+            shared,
             window: &window,
             answers: workload.acks != 0,
         };
@@ -210,19 +291,28 @@ impl<C: Connection> Producer<C> {
             number: self.number,
             connection: &self.connection,
             inbox: &mut self.inbox,
-            phase,
+            answered: &mut self.answered,
+            phase: &shared.phase,
             window: &window,
         };
-        tokio::try_join!(writer.write(schedule), reader.read(workload, ledgers))?;
+        tokio::try_join!(
+            writer.write(schedule),
+            reader.read(workload, &shared.ledgers)
+        )?;
         Ok(())
     }
 }
 
 struct Writer<'a, C> {
+    number: usize,
     connection: &'a C,
     frames: &'a mut Vec<Vec<u8>>,
+    fields: &'a [Rc<Fields>],
+    batch_at: usize,
+    form: Form,
     sent: &'a mut u64,
-    phase: &'a Phase,
+    times: Option<&'a Times>,
+    shared: &'a Shared,
     window: &'a Window,
     answers: bool,
 }
@@ -230,15 +320,16 @@ struct Writer<'a, C> {
 impl<C: Connection> Writer<'_, C> {
     async fn write(mut self, mut schedule: Schedule) -> Result<(), Failure> {
         let mut gathered = Vec::new();
+        let phase = &self.shared.phase;
         loop {
-            let intended = schedule.intended().map(|time| self.phase.began() + time);
+            let intended = schedule.intended().map(|time| phase.began() + time);
             if let Some(intended) = intended {
-                wait_until(intended).await;
+                wait_until(self.connection, intended).await;
             }
             let had_room = self.window.has_room();
             self.window.room().await;
             let now = Instant::now();
-            if !self.phase.may_send(intended.unwrap_or(now)) {
+            if !phase.may_send(intended.unwrap_or(now)) {
                 break;
             }
             // Only a request that had to wait for room is late by the broker's doing.
@@ -248,11 +339,11 @@ impl<C: Connection> Writer<'_, C> {
                 now
             };
             schedule.advance();
-            let place = self.number_frame(intended, due, now);
+            let place = self.number_frame(intended, due, now)?;
 
             if self.frames[place].len() <= GATHER_FRAME_BYTES_MAX {
                 gathered.extend_from_slice(&self.frames[place]);
-                let next = schedule.intended().map(|time| self.phase.began() + time);
+                let next = schedule.intended().map(|time| phase.began() + time);
                 let more = next.is_none_or(|next| next <= now) && self.window.has_room();
                 if more && self.answers && gathered.len() < GATHER_BYTES_MAX {
                     continue;
@@ -264,7 +355,7 @@ impl<C: Connection> Writer<'_, C> {
                 self.frames[place] = self.send(frame).await?;
             }
             if !self.answers {
-                self.phase.answered(None);
+                phase.answered(None);
             }
         }
         if !gathered.is_empty() {
@@ -274,22 +365,75 @@ impl<C: Connection> Writer<'_, C> {
         Ok(())
     }
 
-    /// Patches the frame whose turn it is, and notes it as under way.
-    fn number_frame(&mut self, intended: Option<Instant>, due: Instant, now: Instant) -> usize {
-        let round = self.frames.len() as u64;
-        let place = usize::try_from(*self.sent % round).expect("below the pool's length");
-        let correlation_id = i32::try_from(*self.sent % (1 << 31)).expect("below 2^31");
+    /// Makes the frame whose turn it is ready, and notes it as under way.
+    fn number_frame(
+        &mut self,
+        intended: Option<Instant>,
+        due: Instant,
+        now: Instant,
+    ) -> Result<usize, Failure> {
+        let number = *self.sent;
+        let intended = intended.unwrap_or(now);
+        let place = if self.shared.workload.build == Build::Each {
+            self.build(number, intended)?;
+            0
+        } else {
+            let round = self.frames.len() as u64;
+            let place = usize::try_from(number % round).expect("below the pool's length");
+            if let Some(fields) = self.fields.get(place) {
+                let (sequence, stamp) = (self.sequence(number), self.stamp(intended));
+                let batch = &mut self.frames[place][self.batch_at..];
+                fields.set_sequence(batch, sequence);
+                fields.set_stamp(batch, stamp);
+            }
+            place
+        };
+        let correlation_id = i32::try_from(number % (1 << 31)).expect("below 2^31");
         frames::set_correlation_id(&mut self.frames[place], correlation_id);
         *self.sent += 1;
-        self.phase.sent(due, now);
+        let bytes = &self.shared.bytes;
+        bytes.set(bytes.get() + (self.frames[place].len() - self.batch_at) as u64);
+        if let Some(times) = self.times {
+            times.borrow_mut().push(intended);
+        }
+        self.shared.phase.sent(due, now);
         if self.answers {
             self.window.push(Pending {
                 correlation_id,
-                intended: intended.unwrap_or(now),
+                intended,
                 sent: now,
             });
         }
-        place
+        Ok(place)
+    }
+
+    /// Builds the frame as a client does, when it is due.
+    fn build(&mut self, number: u64, intended: Instant) -> Result<(), Failure> {
+        let shared = self.shared;
+        let workload = &shared.workload;
+        let round = &shared.records[self.number];
+        let place = usize::try_from(number % round.len() as u64).expect("below the round's length");
+        let mut form = self.form;
+        form.stamp = form.stamp.map(|_| self.stamp(intended));
+        form.producer = form
+            .producer
+            .map(|(id, epoch, _)| (id, epoch, self.sequence(number)));
+        let batch = form.encode(&round[place]);
+        let batch = batch.map_err(|error| Failure::Usage(error.to_string()))?;
+        let to = (&workload.topic[..], workload.place_of(self.number));
+        self.frames[0] = frames::produce_frame(form.produce_version, to, workload.acks, &batch);
+        Ok(())
+    }
+
+    /// Of the first record of a batch: sequences wrap from `i32::MAX` to 0.
+    fn sequence(&self, number: u64) -> i32 {
+        let records = number * self.shared.workload.records_per_batch as u64;
+        i32::try_from(records % (1 << 31)).expect("below 2^31")
+    }
+
+    fn stamp(&self, intended: Instant) -> u64 {
+        let since = intended.saturating_duration_since(self.shared.epoch);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 
     async fn send(&self, bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
@@ -303,6 +447,7 @@ struct Answers<'a, C> {
     number: usize,
     connection: &'a C,
     inbox: &'a mut Inbox,
+    answered: &'a mut u64,
     phase: &'a Phase,
     window: &'a Window,
 }
@@ -333,7 +478,13 @@ impl<C: Connection> Answers<'_, C> {
                 return Err(Failure::Protocol(what));
             };
             accept("Produce", answer.error_code)?;
-            ledgers.borrow_mut()[partition].acknowledge(self.number, answer.base_offset, count)?;
+            let base_offset = answer.base_offset;
+            {
+                let ledger = &mut ledgers.borrow_mut()[partition];
+                ledger.acknowledge(self.number, base_offset, count)?;
+                ledger.place(self.number, *self.answered, base_offset);
+            }
+            *self.answered += 1;
             self.phase.answered(Some((pending.intended, pending.sent)));
         }
         Ok(())

@@ -1,85 +1,292 @@
-//! Results as JSON (units in the names, schema with a version) and as plain lines.
+//! Results: what is written into `result.json` (units in the names, schema with a version), and lines.
+//!
+//! The document is read back by `report`, so everything in it has one meaning for writing and reading.
 
-use std::fs;
-use std::path::Path;
+mod summary;
 
-use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::environment::Environment;
-use crate::failure::Failure;
-use crate::phase::Counted;
-use crate::resources::Resources;
+use crate::table::{Sweep, Table};
+
+pub(crate) use summary::{Latency, Summary};
 
 /// Of every `result.json`; a change of meaning gets a new number.
-pub(crate) const SCHEMA: &str = "bench/1";
+pub(crate) const SCHEMA: &str = "bench/2";
 /// A generator later than this at the 99th percentile measured itself.
 pub(crate) const LAG_P99_NS_MAX: u64 = 1_000_000;
 
-/// A `result.json`.
-#[derive(Debug, Serialize)]
-pub(crate) struct Document<T> {
-    schema: &'static str,
-    kind: &'static str,
-    status: &'static str,
-    reasons: Vec<String>,
-    environment: Environment,
-    #[serde(flatten)]
-    body: T,
+/// Whether a result is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    /// Verified as its flags say, by a generator that was in time.
+    Valid,
+    /// Measured, but the numbers mean nothing.
+    Invalid,
+    /// Ended early; what there is, is a part.
+    Failed,
 }
 
-impl<T: Serialize> Document<T> {
+impl Status {
+    /// For headings.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Invalid => "invalid",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A `result.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Document {
+    /// [`SCHEMA`].
+    pub(crate) schema: String,
+    /// The command, or `import`.
+    pub(crate) kind: String,
+    /// What the run is called; the folder's name without its date.
+    #[serde(default)]
+    pub(crate) name: String,
+    /// Whether it counts.
+    pub(crate) status: Status,
+    /// Why it does not.
+    pub(crate) reasons: Vec<String>,
+    /// Where the numbers come from, if this harness did not measure them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) imported_from: Option<String>,
+    /// Machine, kernel, build, command line; `None` if imported.
+    pub(crate) environment: Option<Environment>,
+    /// What was measured, one entry for each load: what the charts are drawn of.
+    #[serde(default)]
+    pub(crate) measurements: Vec<Measurement>,
+    /// What a person reads first.
+    #[serde(default)]
+    pub(crate) tables: Vec<Table>,
+    /// Curves over a dial.
+    #[serde(default)]
+    pub(crate) sweeps: Vec<Sweep>,
+    /// What a comparison found.
+    #[serde(default)]
+    pub(crate) effects: Vec<Effect>,
+    /// The README, if the command writes a better one than [`readme_text`](Self::readme_text)'s own.
+    #[serde(skip)]
+    pub(crate) readme: Option<String>,
+    /// What only this kind of result has.
+    #[serde(flatten)]
+    pub(crate) details: Map<String, Value>,
+}
+
+/// One load and what it gave.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Measurement {
+    /// What tells it from the others of the result.
+    pub(crate) label: String,
+    /// Measurements of one group are drawn as one line, their histograms added; empty for its own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) group: String,
+    /// What was loaded, as a person would start it.
+    pub(crate) target: String,
+    /// All flags, resolved.
+    #[serde(default)]
+    pub(crate) workload: Map<String, Value>,
+    /// The numbers.
+    pub(crate) summary: Summary,
+    /// From the intended send to the receipt by a consumer, if there were consumers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) end_to_end: Option<Latency>,
+}
+
+impl Measurement {
+    /// Of `target` under a workload that is written with all its settings.
+    pub(crate) fn new(
+        label: &str,
+        target: &str,
+        workload: Map<String, Value>,
+        summary: Summary,
+    ) -> Self {
+        Self {
+            label: label.to_owned(),
+            group: String::new(),
+            target: target.to_owned(),
+            workload,
+            summary,
+            end_to_end: None,
+        }
+    }
+
+    /// With what consumers saw.
+    pub(crate) fn with_end_to_end(mut self, latency: Option<Latency>) -> Self {
+        self.end_to_end = latency;
+        self
+    }
+
+    /// As one of several in `group`.
+    pub(crate) fn in_group(mut self, group: &str) -> Self {
+        group.clone_into(&mut self.group);
+        self
+    }
+}
+
+/// One line of a comparison: the second side divided by the first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Effect {
+    /// What was compared.
+    pub(crate) measure: String,
+    /// Whether the exit code goes by it.
+    pub(crate) decides: bool,
+    /// Whether a ratio below 1 is the better one.
+    pub(crate) less_is_better: bool,
+    /// Geometric mean over the pairs.
+    pub(crate) ratio: f64,
+    /// The lower end of its 95 % interval.
+    pub(crate) low: f64,
+    /// The upper end.
+    pub(crate) high: f64,
+    /// The smallest change, as a share, that would have been found eight times in ten.
+    pub(crate) detectable_share: f64,
+    /// Changes below this share do not matter.
+    pub(crate) margin_share: f64,
+    /// `same`, `faster`, `slower`, `cannot tell`.
+    pub(crate) verdict: String,
+}
+
+/// The fields of a value, for what is flattened into a document.
+pub(crate) fn fields(value: impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(map)) => map,
+        Ok(other) => Map::from_iter([("value".to_owned(), other)]),
+        // Only maps with keys that are no strings cannot be written, and no result has one.
+        Err(error) => Map::from_iter([("unwritable".to_owned(), error.to_string().into())]),
+    }
+}
+
+impl Document {
     /// A result: `valid` without reasons, else `invalid`.
     pub(crate) fn new(
-        kind: &'static str,
+        kind: &str,
         environment: Environment,
         reasons: Vec<String>,
-        body: T,
+        body: impl Serialize,
+    ) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            name: kind.to_owned(),
+            imported_from: None,
+            environment: Some(environment),
+            details: fields(body),
+            ..Self::imported("", reasons, Vec::new())
+        }
+    }
+
+    /// A result of other tools.
+    pub(crate) fn imported(
+        from: &str,
+        reasons: Vec<String>,
+        measurements: Vec<Measurement>,
     ) -> Self {
         let status = if reasons.is_empty() {
-            "valid"
+            Status::Valid
         } else {
-            "invalid"
+            Status::Invalid
         };
         Self {
-            schema: SCHEMA,
-            kind,
+            schema: SCHEMA.to_owned(),
+            kind: "import".to_owned(),
+            name: "import".to_owned(),
             status,
             reasons,
-            environment,
-            body,
+            imported_from: Some(from.to_owned()),
+            environment: None,
+            measurements,
+            tables: Vec::new(),
+            sweeps: Vec::new(),
+            effects: Vec::new(),
+            readme: None,
+            details: Map::new(),
         }
     }
 
     /// What is there of a run that failed.
     pub(crate) fn failed(
-        kind: &'static str,
+        kind: &str,
         environment: Environment,
         reason: String,
-        body: T,
+        body: impl Serialize,
     ) -> Self {
         Self {
-            status: "failed",
+            status: Status::Failed,
             ..Self::new(kind, environment, vec![reason], body)
         }
     }
 
-    /// Writes `directory/result.json`.
-    pub(crate) fn write(&self, directory: &Path) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|error| Failure::Target(format!("writing JSON: {error}")))?;
-        write_file(directory, "result.json", &(text + "\n"))
+    /// With what was measured.
+    pub(crate) fn with_measurements(mut self, measurements: Vec<Measurement>) -> Self {
+        self.measurements = measurements;
+        self
     }
-}
 
-/// Writes a file of a result.
-pub(crate) fn write_file(directory: &Path, name: &str, text: &str) -> Result<(), Failure> {
-    let path = directory.join(name);
-    let write = || {
-        fs::create_dir_all(directory)?;
-        fs::write(&path, text)
-    };
-    write().map_err(Failure::system(format!("writing {}", path.display())))
+    /// With tables.
+    pub(crate) fn with_tables(mut self, tables: Vec<Table>) -> Self {
+        self.tables = tables;
+        self
+    }
+
+    /// With curves.
+    pub(crate) fn with_sweeps(mut self, sweeps: Vec<Sweep>) -> Self {
+        self.sweeps = sweeps;
+        self
+    }
+
+    /// With what a comparison found.
+    pub(crate) fn with_effects(mut self, effects: Vec<Effect>) -> Self {
+        self.effects = effects;
+        self
+    }
+
+    /// With a README of its own.
+    pub(crate) fn with_readme(mut self, readme: String) -> Self {
+        self.readme = Some(readme);
+        self
+    }
+
+    /// The README of its folder.
+    pub(crate) fn readme_text(&self) -> String {
+        if let Some(readme) = &self.readme {
+            return readme.clone();
+        }
+        let mut lines = vec![format!("# {}", self.name), String::new()];
+        lines.push(match self.reasons.as_slice() {
+            [] => "- valid".to_owned(),
+            reasons => format!(
+                "- {}: {}",
+                self.status.name().to_uppercase(),
+                reasons.join("; ")
+            ),
+        });
+        let from = self.imported_from.iter();
+        lines.extend(from.map(|from| format!("- imported from {from}, not measured here")));
+        let told = self.environment.iter().flat_map(Environment::lines);
+        lines.extend(told.map(|line| format!("- {line}")));
+        for table in &self.tables {
+            lines.push(String::new());
+            lines.extend(table.markdown());
+        }
+        for measurement in &self.measurements {
+            lines.extend([
+                String::new(),
+                format!("## {}", measurement.label),
+                String::new(),
+            ]);
+            lines.extend([format!("`{}`", measurement.target), String::new()]);
+            lines.push("```".to_owned());
+            lines.extend(measurement.summary.lines());
+            lines.push("```".to_owned());
+        }
+        lines.join("\n") + "\n"
+    }
 }
 
 /// Prints a line of a result.
@@ -88,187 +295,8 @@ pub(crate) fn say(line: &str) {
     println!("{line}");
 }
 
-/// A distribution of times.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Latency {
-    count: u64,
-    mean_us: f64,
-    min_us: f64,
-    p50_us: f64,
-    p90_us: f64,
-    p99_us: f64,
-    p99_9_us: f64,
-    max_us: f64,
-}
-
-impl Latency {
-    /// Of a histogram of nanoseconds.
-    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
-        let us = |nanoseconds: u64| nanoseconds as f64 / 1e3;
-        Self {
-            count: histogram.len(),
-            mean_us: histogram.mean() / 1e3,
-            min_us: us(histogram.min()),
-            p50_us: us(histogram.value_at_quantile(0.5)),
-            p90_us: us(histogram.value_at_quantile(0.9)),
-            p99_us: us(histogram.value_at_quantile(0.99)),
-            p99_9_us: us(histogram.value_at_quantile(0.999)),
-            max_us: us(histogram.max()),
-        }
-    }
-
-    /// The middle.
-    pub(crate) fn p50_us(&self) -> f64 {
-        self.p50_us
-    }
-
-    /// The 99th percentile.
-    pub(crate) fn p99_us(&self) -> f64 {
-        self.p99_us
-    }
-
-    fn line(&self, name: &str) -> String {
-        format!(
-            "{name:<12} min {:.0} us, p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us",
-            self.min_us, self.p50_us, self.p90_us, self.p99_us, self.p99_9_us, self.max_us
-        )
-    }
-}
-
-/// A measured phase of producing or fetching.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Summary {
-    /// Requests answered.
-    pub(crate) requests: u64,
-    /// Records in them.
-    pub(crate) records: u64,
-    /// Bytes of record batches, headers included: what "GB" counts.
-    pub(crate) batch_bytes: u64,
-    /// From the first request to the last answer.
-    pub(crate) elapsed_s: f64,
-    /// Throughput.
-    pub(crate) records_per_s: f64,
-    /// Throughput in 10^6 bytes of batches.
-    pub(crate) megabytes_per_s: f64,
-    /// Whether requests left by a schedule.
-    pub(crate) open_loop: bool,
-    /// From the intended time in an open loop, else from the send.
-    pub(crate) latency: Latency,
-    /// From the send.
-    pub(crate) service_time: Latency,
-    /// How late the generator was.
-    pub(crate) generator_lag: Latency,
-    /// Both sides.
-    pub(crate) resources: Resources,
-    /// Broker CPU per request.
-    pub(crate) broker_cpu_us_per_request: Option<f64>,
-    /// Broker CPU per 10^9 bytes of batches.
-    pub(crate) broker_cpu_s_per_gigabyte: Option<f64>,
-    /// Bytes handed to the block layer per byte of batches; write-back may come later.
-    pub(crate) write_amplification: Option<f64>,
-    /// Records read back and compared; `None` without verification.
-    pub(crate) verified_records: Option<u64>,
-}
-
-impl Summary {
-    /// Puts a phase and what it used together.
-    pub(crate) fn new(
-        counted: &Counted,
-        (records, batch_bytes): (u64, u64),
-        open_loop: bool,
-        resources: Resources,
-    ) -> Self {
-        let elapsed_s = counted.elapsed.as_secs_f64();
-        let per = |value: f64, unit: f64| if unit > 0.0 { value / unit } else { 0.0 };
-        let gigabytes = batch_bytes as f64 / 1e9;
-        let broker = resources.broker;
-        let cpu_s = broker.map(|broker| broker.cpu_s());
-        Self {
-            requests: counted.requests,
-            records,
-            batch_bytes,
-            elapsed_s,
-            records_per_s: per(records as f64, elapsed_s),
-            megabytes_per_s: per(gigabytes * 1e3, elapsed_s),
-            open_loop,
-            latency: Latency::of(&counted.latency),
-            service_time: Latency::of(&counted.service),
-            generator_lag: Latency::of(&counted.lag),
-            resources,
-            broker_cpu_us_per_request: cpu_s.map(|cpu| per(cpu * 1e6, counted.requests as f64)),
-            broker_cpu_s_per_gigabyte: cpu_s.map(|cpu| per(cpu, gigabytes)),
-            write_amplification: broker
-                .map(|broker| per(broker.write_bytes as f64, batch_bytes as f64)),
-            verified_records: None,
-        }
-    }
-
-    /// Why the numbers mean nothing, if they do not.
-    pub(crate) fn reasons(&self, counted: &Counted) -> Vec<String> {
-        let lag = counted.lag.value_at_quantile(0.99);
-        let mut reasons = Vec::new();
-        if self.open_loop && lag > LAG_P99_NS_MAX {
-            reasons.push(format!(
-                "generator lagged {:.1} ms at p99, the budget is 1 ms",
-                lag as f64 / 1e6
-            ));
-        }
-        if self.requests == 0 {
-            reasons.push("no request was answered".to_owned());
-        }
-        reasons
-    }
-
-    /// Plain lines for a person.
-    pub(crate) fn lines(&self) -> Vec<String> {
-        let mut lines = vec![format!(
-            "{} requests, {} records, {:.1} MB in {:.2} s: {:.0} records/s, {:.1} MB/s",
-            self.requests,
-            self.records,
-            self.batch_bytes as f64 / 1e6,
-            self.elapsed_s,
-            self.records_per_s,
-            self.megabytes_per_s
-        )];
-        if self.open_loop {
-            lines.push(self.latency.line("latency") + " (from the intended time)");
-            lines.push(self.service_time.line("service"));
-            lines.push(self.generator_lag.line("lag") + " (the generator's own)");
-        } else {
-            lines.push(self.latency.line("latency") + " (closed loop: not comparable)");
-        }
-        let cpu = self
-            .broker_cpu_us_per_request
-            .zip(self.broker_cpu_s_per_gigabyte);
-        if let Some(((per_request, per_gigabyte), broker)) = cpu.zip(self.resources.broker) {
-            lines.push(format!(
-                "broker       {per_request:.2} us CPU/request, {per_gigabyte:.3} s CPU/GB ({:.2} s user, \
-                 {:.2} s system), {} context switches, RSS {:.1} MiB",
-                broker.cpu_user_s,
-                broker.cpu_system_s,
-                broker.context_switches,
-                broker.resident_bytes as f64 / f64::from(1 << 20)
-            ));
-        }
-        lines.push(format!(
-            "generator    {:.2} s CPU; others {:.2} s, stolen {:.2} s of {:.2} s",
-            self.resources.generator.cpu_s(),
-            self.resources.machine.foreign_cpu_s,
-            self.resources.machine.steal_s,
-            self.resources.machine.elapsed_s
-        ));
-        lines.push(match self.verified_records {
-            Some(records) => {
-                format!("verified     {records} records: count, order, offsets, bytes")
-            }
-            None => "verified     nothing (--no-verify)".to_owned(),
-        });
-        lines
-    }
-}
-
 /// Median, least and greatest of some numbers.
-#[derive(Debug, Clone, Copy, Serialize, PartialEq)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq)]
 pub(crate) struct Spread {
     /// The middle one, or the mean of the two middle ones.
     pub(crate) median: f64,

@@ -2,14 +2,53 @@
 //!
 //! The CPU time of a process is the sum over its thread group, in which io_uring's workers (io-wq)
 //! are threads like others. Not in it: the kernel's own threads (write-back, ksoftirqd). Times come
-//! in clock ticks of 10 ms, so that a measured phase should use seconds.
+//! in clock ticks of 10 ms, so that a measured phase should use seconds. What cannot be counted is
+//! told as unavailable with the reason, never as 0.
+
+mod calls;
+mod device;
+mod metrics;
+mod ring;
+mod sampler;
 
 use std::fs;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::series::Sample;
+
+use calls::CallCounter;
+pub(crate) use calls::request_system_calls;
+use device::Device;
+pub(crate) use device::{DeviceUsage, block_device};
+use sampler::Sampler;
+
+/// Something that may not be countable here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Count {
+    /// It was counted.
+    Counted {
+        /// How many.
+        count: u64,
+        /// By what.
+        source: String,
+    },
+    /// It was not, and why.
+    Unavailable(String),
+}
+
+impl Count {
+    /// The number, if there is one.
+    pub(crate) fn count(&self) -> Option<u64> {
+        match self {
+            Self::Counted { count, .. } => Some(*count),
+            Self::Unavailable(_) => None,
+        }
+    }
+}
 
 /// A reading of a process.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,7 +63,7 @@ struct Reading {
 }
 
 /// What a process used between two readings.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Usage {
     /// In user space.
     pub(crate) cpu_user_s: f64,
@@ -50,7 +89,7 @@ impl Usage {
 }
 
 /// What the machine did besides.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Surroundings {
     /// Between the readings.
     pub(crate) elapsed_s: f64,
@@ -70,7 +109,7 @@ impl Surroundings {
 }
 
 /// Both sides and the surroundings of a measured phase.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Resources {
     /// The broker; `None` if its process is not known.
     pub(crate) broker: Option<Usage>,
@@ -78,6 +117,68 @@ pub(crate) struct Resources {
     pub(crate) generator: Usage,
     /// The rest of the machine.
     pub(crate) machine: Surroundings,
+    /// The device under the files that the broker writes; `None` if that cannot be seen.
+    pub(crate) device: Option<DeviceUsage>,
+    /// What the broker put into its rings.
+    pub(crate) broker_ring_entries: Count,
+    /// What this process put into its own.
+    pub(crate) generator_ring_entries: Count,
+    /// System calls of the broker.
+    pub(crate) broker_system_calls: Count,
+    /// What was used when.
+    pub(crate) samples: Vec<Sample>,
+}
+
+impl Resources {
+    /// Of another tool: nothing is known.
+    pub(crate) fn unmeasured() -> Self {
+        let unknown = || Count::Unavailable("imported".to_owned());
+        Self {
+            broker: None,
+            generator: difference(Reading::default(), Reading::default()),
+            machine: Surroundings {
+                elapsed_s: 0.0,
+                cpus: 0,
+                foreign_cpu_s: 0.0,
+                steal_s: 0.0,
+            },
+            device: None,
+            broker_ring_entries: unknown(),
+            generator_ring_entries: unknown(),
+            broker_system_calls: unknown(),
+            samples: Vec::new(),
+        }
+    }
+
+    /// Whether it is [`unmeasured`](Self::unmeasured): no machine is without a CPU.
+    pub(crate) fn is_unmeasured(&self) -> bool {
+        self.machine.cpus == 0
+    }
+}
+
+/// Who counts the broker's system calls: perf if it was asked for, else the broker itself.
+#[derive(Debug)]
+enum Calls {
+    Perf(Result<CallCounter, String>),
+    Broker(Result<metrics::Scrape, String>),
+}
+
+impl Calls {
+    fn start(broker: Option<u32>) -> Self {
+        if calls::are_requested() {
+            Self::Perf(CallCounter::start(broker))
+        } else {
+            Self::Broker(metrics::Scrape::of(broker))
+        }
+    }
+
+    fn stop(self) -> Count {
+        let counted = match self {
+            Self::Perf(counter) => counter.map(CallCounter::stop),
+            Self::Broker(scrape) => scrape.map(|scrape| scrape.since()),
+        };
+        counted.unwrap_or_else(Count::Unavailable)
+    }
 }
 
 /// Measures from [`start`](Self::start) to [`stop`](Self::stop).
@@ -85,6 +186,10 @@ pub(crate) struct Resources {
 pub(crate) struct Meter {
     broker: Option<(u32, Reading)>,
     generator: Reading,
+    rings: (ring::Rings, ring::Rings),
+    device: Option<(Device, DeviceUsage)>,
+    calls: Calls,
+    sampler: Sampler,
     machine: (u64, u64),
     begin: Instant,
 }
@@ -92,35 +197,48 @@ pub(crate) struct Meter {
 impl Meter {
     /// Takes the first readings.
     pub(crate) fn start(broker: Option<u32>) -> Result<Self, Failure> {
+        let own = std::process::id();
+        // A counter takes its time to attach: before the readings.
+        let calls = Calls::start(broker);
+        let device = broker.and_then(Device::of_process);
+        let rings = (ring::Rings::of(broker), ring::Rings::of(Some(own)));
+        let sampler = Sampler::start(broker, device.clone())?;
         let broker = match broker {
             Some(pid) => Some((pid, read_process(pid)?)),
             None => None,
         };
         Ok(Self {
             broker,
-            generator: read_process(std::process::id())?,
+            generator: read_process(own)?,
+            rings,
+            device: device.and_then(|device| Some((device.clone(), device.read()?))),
+            calls,
+            sampler,
             machine: read_machine()?,
             begin: Instant::now(),
         })
+    }
+
+    /// Without the broker, which is no longer there.
+    pub(crate) fn without_broker(mut self) -> Self {
+        self.broker = None;
+        self
     }
 
     /// Takes the second readings. A broker that is gone is an error.
     pub(crate) fn stop(self) -> Result<Resources, Failure> {
         let elapsed_s = self.begin.elapsed().as_secs_f64();
         let (busy, steal) = read_machine()?;
-        let stat = read("/proc/stat")?;
-        // One line for the whole, then one for each CPU.
-        let cpus = stat
-            .lines()
-            .filter(|line| line.starts_with("cpu"))
-            .count()
-            .saturating_sub(1)
-            .max(1);
         let generator = difference(self.generator, read_process(std::process::id())?);
         let broker = match self.broker {
             Some((pid, before)) => Some(difference(before, read_process(pid)?)),
             None => None,
         };
+        let device = self
+            .device
+            .and_then(|(device, before)| device.since(&before));
+        let samples = self.sampler.stop();
+        let broker_system_calls = self.calls.stop();
         let own_s = generator.cpu_s() + broker.map_or(0.0, |broker| broker.cpu_s());
         let busy_s = seconds(busy.saturating_sub(self.machine.0));
         Ok(Resources {
@@ -128,12 +246,24 @@ impl Meter {
             generator,
             machine: Surroundings {
                 elapsed_s,
-                cpus,
+                cpus: cpus()?,
                 foreign_cpu_s: (busy_s - own_s).max(0.0),
                 steal_s: seconds(steal.saturating_sub(self.machine.1)),
             },
+            device,
+            broker_ring_entries: self.rings.0.since(),
+            generator_ring_entries: self.rings.1.since(),
+            broker_system_calls,
+            samples,
         })
     }
+}
+
+fn cpus() -> Result<usize, Failure> {
+    // One line for the whole, then one for each CPU.
+    let stat = read("/proc/stat")?;
+    let lines = stat.lines().filter(|line| line.starts_with("cpu"));
+    Ok(lines.count().saturating_sub(1).max(1))
 }
 
 /// Resident memory of a process now.

@@ -41,27 +41,58 @@ pub(crate) async fn produce<T: Transport>(
 ) -> Result<Run, Failure> {
     let mut client = Client::connect::<T>(broker.address).await?;
     let mut producers = Producers::<T>::connect(&mut client, broker.address, workload).await?;
+    let mut warmed_up = None;
     if !warm_up.is_zero() {
         let limit = Limit {
             duration: Some(warm_up),
             requests: limit.requests,
         };
-        producers.phase(limit).await?;
+        warmed_up = Some(producers.phase(limit).await?);
     }
+    let bytes_before = producers.bytes();
     let meter = Meter::start(broker.pid)?;
-    let counted = producers.phase(limit).await?;
+    let counted = match producers.phase(limit).await {
+        Ok(counted) => counted,
+        Err(failure) => return Err(partial(&mut producers, workload, meter, failure)),
+    };
     let resources = meter.stop()?;
     let amounts = (
         counted.requests * workload.records_per_batch as u64,
-        counted.requests * producers.batch_bytes() as u64,
+        producers.bytes() - bytes_before,
     );
     let open_loop = workload.pace != Pace::Closed;
     let mut summary = Summary::new(&counted, amounts, open_loop, resources);
+    if let Some(warmed_up) = &warmed_up {
+        summary = summary.with_warm_up(warmed_up);
+    }
     if workload.verify {
         summary.verified_records = Some(producers.verify(&mut client).await?);
     }
     let reasons = summary.reasons(&counted);
     Ok(Run { summary, reasons })
+}
+
+/// A failure with what was counted before it.
+pub(crate) fn partial<T: Transport>(
+    producers: &mut Producers<T>,
+    workload: &Workload,
+    meter: Meter,
+    failure: Failure,
+) -> Failure {
+    // The broker may be gone, so that only this side can still be read.
+    let (Some(counted), Ok(resources)) = (producers.take_partial(), meter.without_broker().stop())
+    else {
+        return failure;
+    };
+    let records = counted.requests * workload.records_per_batch as u64;
+    let share = counted.requests as f64 / counted.lag.len().max(1) as f64;
+    let bytes = (producers.bytes() as f64 * share.min(1.0)) as u64;
+    let open_loop = workload.pace != Pace::Closed;
+    let summary = Summary::new(&counted, (records, bytes), open_loop, resources);
+    Failure::Partial {
+        failure: Box::new(failure),
+        summary: Box::new(summary),
+    }
 }
 
 /// Fills a topic with `fill_bytes`, then reads it `passes` times while it is in the page cache.
@@ -100,7 +131,7 @@ pub(crate) async fn fetch<T: Transport>(
         connections: workload.connections,
         bytes_max: workload.fetch_bytes_max,
         passes,
-        catalog: workload.verify.then(|| producers.catalog()),
+        content: workload.verify.then(|| producers.content()),
         writers: filler.connections,
     };
     fetch_all::<T>(broker.address, plan(1)).await?;

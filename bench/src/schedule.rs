@@ -7,13 +7,15 @@
 use std::time::Duration;
 
 /// How requests follow on each other.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Pace {
     /// As fast as the window lets them.
     Closed,
     /// At a rate, over all connections together.
     Open {
         /// Requests a second.
+        #[serde(rename = "requests_per_s")]
         rate: f64,
         /// How they are spaced.
         arrival: Arrival,

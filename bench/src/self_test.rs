@@ -20,6 +20,7 @@ use crate::produce::Producers;
 use crate::report::{Document, LAG_P99_NS_MAX, say};
 use crate::schedule::{Arrival, Pace, Schedule};
 use crate::startup;
+use crate::table::{Cell, Table};
 use crate::target::{Durability, Kind, Target};
 use crate::transport::Transport;
 use crate::workload::Workload;
@@ -65,6 +66,7 @@ struct Body {
 
 /// Runs the load twice, by schedule and in a closed loop, under the same stops.
 pub(crate) async fn self_test<T: Transport>(args: &SelfTestArgs) -> Result<(), Failure> {
+    let folder = args.output.claim()?;
     let environment = Environment::capture(&args.spawn_args.work_dir());
     let target = Target::spawn(Kind::Ringlog, Durability::PageCache, &args.spawn_args).await?;
     startup::first_answer::<T>(&target).await?;
@@ -116,8 +118,11 @@ pub(crate) async fn self_test<T: Transport>(args: &SelfTestArgs) -> Result<(), F
         rows: rows.to_vec(),
     };
     tell(&body);
-    if let Some(directory) = &args.output {
-        Document::new("self-test", environment, reasons.clone(), body).write(directory)?;
+    if let Some(folder) = &folder {
+        let table = table(&body);
+        Document::new("self-test", environment, reasons.clone(), body)
+            .with_tables(vec![table])
+            .write(folder)?;
     }
     if reasons.is_empty() {
         say("self-test passed: what was measured is what was done");
@@ -131,6 +136,35 @@ pub(crate) async fn self_test<T: Transport>(args: &SelfTestArgs) -> Result<(), F
 
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+fn table(body: &Body) -> Table {
+    let columns = [
+        "quantile",
+        "computed, us",
+        "measured, us",
+        "error, %",
+        "a closed loop says, us",
+        "verdict",
+    ];
+    let row = |row: &Row| {
+        vec![
+            Cell::from(row.quantile.to_string().as_str()),
+            Cell::from(row.computed_us),
+            Cell::from(row.measured_us),
+            Cell::from((row.measured_us / row.computed_us - 1.0) * 100.0),
+            Cell::from(row.closed_loop_us),
+            Cell::from(if row.within { "right" } else { "WRONG" }),
+        ]
+    };
+    Table {
+        title: "What was done and what was measured".to_owned(),
+        columns: columns.map(str::to_owned).to_vec(),
+        rows: body.rows.iter().map(row).collect(),
+        notes: vec![
+            "right: within 2 % or 100 us of what the times of the stops make it".to_owned(),
+        ],
+    }
 }
 
 fn tell(body: &Body) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::client::Inbox;
 use crate::client::{Client, accept, is_retriable};
 use crate::failure::Failure;
-use crate::frames::{parse_produce, produce_frame};
+use crate::frames::{PRODUCE_VERSION, parse_produce, produce_frame};
 use crate::resources::resident_bytes;
 use crate::target::{Target, pause};
 use crate::transport::{Connection, Transport};
@@ -70,7 +70,7 @@ async fn first_produce<T: Transport>(target: &Target) -> Result<(), Failure> {
         ..Workload::default()
     };
     let pools = build_pools(&workload, 1)?;
-    let frame = produce_frame(TOPIC, 0, -1, &pools[0][0]);
+    let frame = produce_frame(PRODUCE_VERSION, (TOPIC, 0), -1, &pools[0][0]);
     let connection = T::connect(target.address).await;
     let connection = connection.map_err(Failure::system("connecting"))?;
     let (written, _) = connection.write_all(frame).await;

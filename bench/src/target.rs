@@ -218,6 +218,16 @@ impl Target {
         Err(Failure::Target(what))
     }
 
+    /// Where a broker that was started here keeps its data.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match &self.process {
+            Process::Foreign => None,
+            Process::Ringlog { directory, .. } | Process::Kafka { directory, .. } => {
+                Some(directory.path())
+            }
+        }
+    }
+
     /// The end of the broker's log, for the report of a failure.
     pub(crate) fn log_tail(&self) -> String {
         match &self.process {

@@ -3,11 +3,16 @@
 //! `Ledger` judges the answers to produce requests as they come; `LogCheck` judges what fetch brings.
 //! A batch is recognised by its CRC and then compared whole, but for base offset and leader epoch,
 //! which are the broker's. Each connection writes its pool of batches round and round, so that a lost,
-//! doubled or swapped batch breaks the round; the counts catch the loss of a whole round.
+//! doubled or swapped batch breaks the round; the counts catch the loss of a whole round. Where brokers
+//! store other bytes than were sent, records are compared (`records`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
-use ringlog_engine::record::batch;
+use ringlog_engine::record::{Batch, batch};
+
+mod records;
+pub(crate) use records::{Order, Placed, Records};
 
 /// What went wrong with which batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +61,8 @@ pub(crate) struct Ledger {
     ahead: BTreeMap<i64, i64>,
     /// The newest base offset of each connection.
     newest: BTreeMap<usize, i64>,
+    /// Every acknowledged batch, if records are to be compared.
+    placed: Option<Vec<Placed>>,
 }
 
 impl Ledger {
@@ -66,7 +73,32 @@ impl Ledger {
             next_offset: log_end_offset,
             ahead: BTreeMap::new(),
             newest: BTreeMap::new(),
+            placed: None,
         }
+    }
+
+    /// Also keeps which batch went where: 24 bytes for each.
+    pub(crate) fn keeping_places(mut self) -> Self {
+        self.placed = Some(Vec::new());
+        self
+    }
+
+    /// The `number`-th batch of `connection` was acknowledged at `base_offset`.
+    pub(crate) fn place(&mut self, connection: usize, number: u64, base_offset: i64) {
+        if let Some(placed) = &mut self.placed {
+            placed.push(Placed {
+                base_offset,
+                connection,
+                number,
+            });
+        }
+    }
+
+    /// All places so far, in the order of offsets.
+    pub(crate) fn order(&self) -> Order {
+        let mut placed = self.placed.clone().unwrap_or_default();
+        placed.sort_unstable_by_key(|placed| placed.base_offset);
+        Order::Acknowledged(placed)
     }
 
     /// Takes an answer: `count` records of `connection` at `base_offset`.
@@ -147,9 +179,18 @@ fn crc_of(batch: &[u8]) -> u32 {
     u32::from_be_bytes(*field.expect("a parsed batch has a header of 61 bytes"))
 }
 
+/// Steele, Lea, Flood's mixer: a batch elsewhere, changed, or in another order gives another digest.
+fn mixed(digest: u64, base_offset: i64, crc: u32) -> u64 {
+    let mut mixed = digest ^ base_offset.cast_unsigned().rotate_left(32) ^ u64::from(crc);
+    mixed = mixed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 impl Catalog {
     /// Knows the batches of `pools`, which must differ; `None` if two have the same CRC.
-    pub(crate) fn new(pools: Vec<Vec<Vec<u8>>>) -> Option<Self> {
+    pub(crate) fn new(pools: &[Vec<Vec<u8>>]) -> Option<Self> {
         let mut by_crc = HashMap::new();
         for (connection, pool) in pools.iter().enumerate() {
             for (place, batch) in pool.iter().enumerate() {
@@ -158,10 +199,12 @@ impl Catalog {
                 }
             }
         }
+        let pools = pools.to_vec();
         Some(Self { pools, by_crc })
     }
 
     /// The pools, by connection.
+    #[cfg(test)]
     pub(crate) fn pools(&self) -> &[Vec<Vec<u8>>] {
         &self.pools
     }
@@ -176,6 +219,15 @@ impl Catalog {
     }
 }
 
+/// What a log must hold.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    /// These batches, byte for byte.
+    Bytes(Rc<Catalog>),
+    /// These records, in whatever batches.
+    Records(Records),
+}
+
 /// One reading of one partition's log from its start.
 #[derive(Debug)]
 pub(crate) struct LogCheck {
@@ -185,6 +237,7 @@ pub(crate) struct LogCheck {
     seen: Vec<u64>,
     records: u64,
     bytes: u64,
+    digest: u64,
 }
 
 impl LogCheck {
@@ -196,7 +249,13 @@ impl LogCheck {
             seen: vec![0; connections],
             records: 0,
             bytes: 0,
+            digest: 0,
         }
+    }
+
+    /// Of the offsets and CRCs of all batches, in order: two readings of a log have the same.
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// The offset to fetch next.
@@ -214,12 +273,13 @@ impl LogCheck {
         self.bytes
     }
 
-    /// Walks the whole batches of an answer; compares them if there is a catalog. The number of whole
-    /// batches is told: none at all in a full answer is the caller's to judge.
+    /// Walks the whole batches of an answer and shows each to `observe`; compares them if there is a
+    /// content. The number of whole batches is told: none at all in a full answer is the caller's to judge.
     pub(crate) fn read(
         &mut self,
         records: &[u8],
-        catalog: Option<&Catalog>,
+        content: Option<&Content>,
+        mut observe: impl FnMut(&Batch<'_>),
     ) -> Result<u64, Violation> {
         let mut batches = 0;
         for stored in batch::iterate(records) {
@@ -228,17 +288,28 @@ impl LogCheck {
                 Err(ringlog_engine::record::BatchError::Truncated { .. }) => break,
                 Err(error) => return Err(self.changed(&error.to_string())),
             };
-            if stored.header.next_offset() <= self.next_offset && batches == 0 {
+            let header = &stored.header;
+            if header.next_offset() <= self.next_offset && batches == 0 {
                 continue; // a broker may begin with the batch before the offset that was asked for
             }
-            self.check_offset(stored.header.base_offset)?;
-            if let Some(catalog) = catalog {
-                self.compare(stored.bytes, catalog)?;
-            }
-            self.next_offset = stored.header.next_offset();
-            self.records += u64::try_from(stored.header.record_count).unwrap_or_default();
+            self.records += match content {
+                Some(Content::Records(expected)) => {
+                    expected.compare(self.partition, &stored, self.next_offset, &mut self.seen)?
+                }
+                Some(Content::Bytes(catalog)) => {
+                    self.check_offset(header.base_offset)?;
+                    self.compare(stored.bytes, catalog)?
+                }
+                None => {
+                    self.check_offset(header.base_offset)?;
+                    u64::try_from(header.record_count).unwrap_or_default()
+                }
+            };
+            self.next_offset = header.next_offset();
             self.bytes += stored.bytes.len() as u64;
+            self.digest = mixed(self.digest, header.base_offset, header.crc);
             batches += 1;
+            observe(&stored);
         }
         Ok(batches)
     }
@@ -254,7 +325,7 @@ impl LogCheck {
         }
     }
 
-    fn compare(&mut self, stored: &[u8], catalog: &Catalog) -> Result<(), Violation> {
+    fn compare(&mut self, stored: &[u8], catalog: &Catalog) -> Result<u64, Violation> {
         let Some((connection, place)) = catalog.recognise(stored) else {
             return Err(self.changed("a batch that nobody sent"));
         };
@@ -263,7 +334,8 @@ impl LogCheck {
         let expected = usize::try_from(*seen % round as u64).expect("below the pool's length");
         *seen += 1;
         if place == expected {
-            return Ok(());
+            let count = batch::BatchHeader::parse(stored).map(|header| header.record_count);
+            return Ok(u64::try_from(count.unwrap_or_default()).unwrap_or_default());
         }
         let partition = self.partition;
         let what = format!(

@@ -1,10 +1,13 @@
 //! What is sent: the shape of the load, and the batches that are built before the clock starts.
 
-use ringlog_engine::record::{BatchBuilder, Compression};
+use ringlog_engine::record::{BatchBuilder, BatchError, Compression};
+use serde::Serializer;
 
 use crate::failure::Failure;
 use crate::fetch::FETCH_BYTES_MAX;
-use crate::schedule::{Pace, SplitMix64};
+use crate::frames::{PRODUCE_VERSION, PRODUCE_VERSION_MAX};
+use crate::records::{BATCH_BYTES_MAX, Form, Keys, Recipe, Sent, TIMESTAMP_MS, Values};
+use crate::schedule::Pace;
 
 /// All batches of all pools together stay about this small: two copies are held, and a pool that
 /// does not fit the cache would measure memory.
@@ -15,7 +18,7 @@ const POOL_BATCHES_MAX: usize = 64;
 const POOL_BATCHES_MIN: usize = 3;
 
 /// The shape of a load.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub(crate) struct Workload {
     /// The topic; made if it is not there.
     pub(crate) topic: String,
@@ -39,6 +42,40 @@ pub(crate) struct Workload {
     pub(crate) fetch_bytes_max: i32,
     /// Whether the log is read back and compared.
     pub(crate) verify: bool,
+    /// The least bytes of a record's value, if sizes are spread; `record_bytes` is the most.
+    pub(crate) record_bytes_least: Option<usize>,
+    /// The keys.
+    pub(crate) keys: Keys,
+    /// The values.
+    pub(crate) values: Values,
+    /// The codec.
+    #[serde(serialize_with = "compression_name")]
+    pub(crate) compression: Compression,
+    /// Of Produce: message sets below 3.
+    pub(crate) produce_version: i16,
+    /// Whether batches have a producer id and a sequence.
+    pub(crate) idempotent: bool,
+    /// When batches are built.
+    pub(crate) build: Build,
+    /// Whether the first record of each batch says when it was meant to leave.
+    pub(crate) stamped: bool,
+    /// Batches in a round, instead of as many as stay in the cache.
+    pub(crate) round: Option<usize>,
+}
+
+/// When batches are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Build {
+    /// Before the load; what must change is patched.
+    Once,
+    /// Each when it is due, as clients do: encoding and compression are the generator's load.
+    Each,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn compression_name<S: Serializer>(codec: &Compression, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(codec.name())
 }
 
 impl Default for Workload {
@@ -55,6 +92,15 @@ impl Default for Workload {
             seed: 42,
             fetch_bytes_max: FETCH_BYTES_MAX,
             verify: true,
+            record_bytes_least: None,
+            keys: Keys::default(),
+            values: Values::default(),
+            compression: Compression::None,
+            produce_version: PRODUCE_VERSION,
+            idempotent: false,
+            build: Build::Once,
+            stamped: false,
+            round: None,
         }
     }
 }
@@ -63,6 +109,23 @@ impl Workload {
     /// The partition that `connection` writes to.
     pub(crate) fn partition_of(&self, connection: usize) -> usize {
         connection % self.partitions
+    }
+
+    /// The same, as requests name it.
+    pub(crate) fn place_of(&self, connection: usize) -> i32 {
+        i32::try_from(self.partition_of(connection)).expect("checked against its limit")
+    }
+
+    /// Refuses a load that nobody acknowledges and that several connections mix in one partition.
+    pub(crate) fn check_sole_writers(&self) -> Result<(), Failure> {
+        if self.connections <= self.partitions {
+            return Ok(());
+        }
+        Err(Failure::Usage(
+            "with --acks 0 nothing tells whose converted, numbered or equal batches lie where: take no \
+             more --connections than --partitions, or --no-verify"
+                .to_owned(),
+        ))
     }
 
     /// Refuses what cannot be meant.
@@ -80,7 +143,13 @@ impl Workload {
                 )));
             }
         }
-        if self.record_bytes * self.records_per_batch > 64 << 20 {
+        if self.record_bytes_least > Some(self.record_bytes) {
+            let what = "the sizes of --record-bytes must go from the least to the most";
+            return Err(Failure::Usage(what.to_owned()));
+        }
+        self.check_form()?;
+        let longest = self.recipe().value_bytes_max(self.records_per_batch);
+        if longest * self.records_per_batch > BATCH_BYTES_MAX {
             return Err(Failure::Usage("a batch may have at most 64 MiB".to_owned()));
         }
         if !(-1..=1).contains(&self.acks) {
@@ -95,6 +164,81 @@ impl Workload {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+impl Workload {
+    fn check_form(&self) -> Result<(), Failure> {
+        let version = self.produce_version;
+        let refused = |what: &str| Err(Failure::Usage(what.to_owned()));
+        if !(0..=PRODUCE_VERSION_MAX).contains(&version) {
+            let what = format!("--produce-version must be 0 to {PRODUCE_VERSION_MAX}");
+            return Err(Failure::Usage(what));
+        }
+        if self.keys == Keys::Random(0) {
+            return refused("--keys random needs at least one key");
+        }
+        if version < 3 && (self.idempotent || self.stamped) {
+            return refused(
+                "message sets (--produce-version below 3) have neither sequences nor headers: no \
+                 --idempotent and no end-to-end times with them",
+            );
+        }
+        if version < 7 && self.compression == Compression::Zstd {
+            return refused("--compression zstd needs --produce-version 7 (KIP-110)");
+        }
+        if self.idempotent && self.acks != -1 {
+            return refused("--idempotent needs --acks all");
+        }
+        if self.build == Build::Once
+            && self.compression != Compression::None
+            && (self.idempotent || self.stamped)
+        {
+            return refused(
+                "what is compressed before the load cannot be stamped or numbered: add --build each",
+            );
+        }
+        Ok(())
+    }
+
+    /// How its records are made.
+    pub(crate) fn recipe(&self) -> Recipe {
+        Recipe {
+            keys: self.keys,
+            values: self.values.clone(),
+            sizes: self.record_bytes_least.unwrap_or(self.record_bytes)..=self.record_bytes,
+            seed: self.seed,
+        }
+    }
+
+    /// The form of its batches, before sequences and times.
+    pub(crate) fn form(&self) -> Form {
+        Form {
+            compression: self.compression,
+            produce_version: self.produce_version,
+            producer: None,
+            stamp: self.stamped.then_some(0),
+        }
+    }
+
+    /// Whether a broker stores the batches as they were built, so that bytes can be compared.
+    pub(crate) fn keeps_bytes(&self) -> bool {
+        let changes = self.idempotent || self.stamped || self.build == Build::Each;
+        self.produce_version >= 3 && !changes
+    }
+
+    /// The records of each connection's round, sized to stay in the cache.
+    pub(crate) fn records(&self) -> Vec<Vec<Vec<Sent>>> {
+        let recipe = self.recipe();
+        let batch_bytes = recipe.value_bytes_max(self.records_per_batch) * self.records_per_batch;
+        let room = POOL_BYTES_MAX / (self.connections * (batch_bytes + 64));
+        let mut round = room.clamp(POOL_BATCHES_MIN, POOL_BATCHES_MAX);
+        if let Values::Lines(lines) = &self.values {
+            // Every line is sent.
+            round = round.max(lines.len().div_ceil(self.records_per_batch));
+        }
+        let round = self.round.unwrap_or(round);
+        recipe.records(self.connections, round, self.records_per_batch)
     }
 }
 
@@ -115,43 +259,29 @@ pub(crate) fn records_that_fit(record_bytes: usize, batch_bytes: usize) -> Resul
     Ok(records.max(1))
 }
 
-/// One create time for all records: a time that moves would be part of the CRC.
-const TIMESTAMP_MS: i64 = 1_700_000_000_000;
-
-/// The pool of each connection, sized to stay in the cache.
-pub(crate) fn pools(workload: &Workload) -> Result<Vec<Vec<Vec<u8>>>, Failure> {
-    let batch_bytes = workload.record_bytes * workload.records_per_batch;
-    let room = POOL_BYTES_MAX / (workload.connections * (batch_bytes + 64));
-    build_pools(workload, room.clamp(POOL_BATCHES_MIN, POOL_BATCHES_MAX))
+/// The batches of each connection's round, in `form`.
+pub(crate) fn encode(
+    records: &[Vec<Vec<Sent>>],
+    form: impl Fn(usize) -> Form,
+) -> Result<Vec<Vec<Vec<u8>>>, Failure> {
+    let pool = |(connection, batches): (usize, &Vec<Vec<Sent>>)| {
+        let form = form(connection);
+        let batches = batches.iter().map(|records| form.encode(records));
+        batches.collect::<Result<Vec<_>, BatchError>>()
+    };
+    let pools = records.iter().enumerate().map(pool);
+    let pools: Result<Vec<_>, _> = pools.collect();
+    pools.map_err(|error| Failure::Usage(error.to_string()))
 }
 
-/// A pool of `batches` batches for each connection, no two alike.
+/// A pool of `batches` plain batches for each connection, no two alike.
 pub(crate) fn build_pools(
     workload: &Workload,
     batches: usize,
 ) -> Result<Vec<Vec<Vec<u8>>>, Failure> {
-    let mut random = SplitMix64::new(workload.seed);
-    let mut value = vec![0; workload.record_bytes];
-    let mut build = |connection: usize, place: usize| {
-        let mut builder = BatchBuilder::new(Compression::None);
-        for _ in 0..workload.records_per_batch {
-            for chunk in value.chunks_mut(8) {
-                chunk.copy_from_slice(&random.next().to_be_bytes()[..chunk.len()]);
-            }
-            // The key tells batches apart however short the values are.
-            let key = ((connection as u64) << 32 | place as u64).to_be_bytes();
-            builder.append(TIMESTAMP_MS, Some(&key), Some(&value), &[])?;
-        }
-        builder.build()
-    };
-    let mut pool = |connection| {
-        (0..batches)
-            .map(|place| Ok(build(connection, place)?.to_vec()))
-            .collect::<Result<Vec<_>, ringlog_engine::record::BatchError>>()
-    };
-    (0..workload.connections)
-        .map(|connection| pool(connection).map_err(|error| Failure::Usage(error.to_string())))
-        .collect()
+    let recipe = workload.recipe();
+    let records = recipe.records(workload.connections, batches, workload.records_per_batch);
+    encode(&records, |_| workload.form())
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ fn two_brokers_are_loaded_in_turns_and_the_verdict_is_the_exit_code() {
 #[test]
 fn what_cannot_be_compared_is_refused() {
     let (few, text) = bench(&["compare", "ringlog", "ringlog", "--pairs", "2"]);
-    assert_eq!(few.status.code(), Some(1), "{text}");
+    assert_eq!(few.status.code(), Some(2), "{text}");
     assert!(text.contains("--pairs must be at least 6"), "{text}");
     let (unknown, text) = bench(&["compare", "ringlog", "pigeon"]);
     assert_eq!(unknown.status.code(), Some(2), "{text}");

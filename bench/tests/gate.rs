@@ -17,6 +17,10 @@ impl Scene {
 
     /// The cheapest hot paths, without a broker.
     fn gate(&self, words: &[&str]) -> Command {
+        self.gate_of("1 record", words)
+    }
+
+    fn gate_of(&self, entries: &str, words: &[&str]) -> Command {
         let own = Path::new(env!("CARGO_BIN_EXE_ringlog-bench"));
         let hot_paths = own.with_file_name("ringlog-hot-paths");
         assert!(
@@ -26,7 +30,7 @@ impl Scene {
         );
         let mut command = Command::new(own);
         command.args(["--io", "epoll", "gate", "--no-broker", "--no-pin"]);
-        command.args(["--only", "1 record", "--baseline"]);
+        command.args(["--only", entries, "--baseline"]);
         command
             .arg(self.0.join("baseline.json"))
             .arg("--work-dir")
@@ -65,7 +69,7 @@ fn the_same_code_passes_and_a_slow_down_of_5_per_cent_fails() {
     }
     let (slower, text) = output(&mut scene.gate(&["--plant", "5"]));
     assert_eq!(slower.status.code(), Some(1), "{text}");
-    for part in ["2 of 2 entries regressed", "+5.00 %", "--update"] {
+    for part in ["3 of 3 entries regressed", "+5.00 %", "--update"] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
 
@@ -76,6 +80,51 @@ fn the_same_code_passes_and_a_slow_down_of_5_per_cent_fails() {
     let (faster, text) = output(&mut scene.gate(&[]));
     assert!(faster.status.success(), "{text}");
     assert!(text.contains("better"), "{text}");
+}
+
+#[test]
+fn a_copy_more_of_what_passes_fails_and_is_named() {
+    let scene = Scene::new("copy");
+    let gate = |words: &[&str]| output(&mut scene.gate_of("validate a batch of 16 KiB", words));
+    let (made, text) = gate(&["--update"]);
+    assert!(made.status.success(), "{text}");
+    let (same, text) = gate(&[]);
+    assert!(same.status.success(), "{text}");
+    if text.contains("SKIP") {
+        return; // no valgrind here: there is nothing to compare
+    }
+    let (copied, text) = gate(&["--plant-copy"]);
+    assert_eq!(copied.status.code(), Some(1), "{text}");
+    let (_, copying) = text.split_once("copying ").expect("it tells of copies");
+    let mut words = copying.lines().next().unwrap_or_default().split(" -> ");
+    let mut next = || words.next().unwrap().parse::<f64>().unwrap();
+    let (before, now) = (next(), next());
+    // Of 15 KiB, 2 to 30 bytes an instruction: once, and not more often.
+    assert!((500.0..8000.0).contains(&(now - before)), "{text}");
+}
+
+#[test]
+fn a_study_finds_what_it_plants_and_keeps_what_it_saw() {
+    let scene = Scene::new("study");
+    let kept = scene.0.join("kept");
+    let mut command = scene.gate_of("validate", &["--study", "2", "-o"]);
+    let (studied, text) = output(command.arg(&kept));
+    if text.contains("SKIP") {
+        assert_eq!(studied.status.code(), Some(1), "{text}");
+        return; // no valgrind here: there is nothing to study
+    }
+    assert!(studied.status.success(), "{text}");
+    let readme = std::fs::read_to_string(kept.join("README.md")).unwrap();
+    for part in [
+        "**0 of 2 (0.0 to 65.8 %)**",
+        "| 10 % | validate a batch of 1 record | 2 of 2",
+    ] {
+        assert!(readme.contains(part), "no {part:?} in\n{readme}");
+    }
+    let json = std::fs::read_to_string(kept.join("result.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["runs"].as_array().map(Vec::len), Some(6), "{json}");
+    assert_eq!(json["runs"][1]["planted_percent"], 5, "{json}");
 }
 
 #[test]

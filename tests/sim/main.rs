@@ -44,12 +44,11 @@ const REPEATED: u64 = 40;
 const FAILURES_MAX: usize = 5;
 
 /// Kinds of faults that a run must have seen.
-const FAULTS: [&str; 16] = [
+const FAULTS: [&str; 15] = [
     "connection reset",
     "crash",
     "crash: lost change of names",
     "crash: lost page",
-    "crash: lost truncation",
     "crash: torn durable write",
     "crash: torn page",
     "delayed delivery",
@@ -62,6 +61,9 @@ const FAULTS: [&str; 16] = [
     "sync error",
     "write error",
 ];
+
+/// Kinds that about one seed in a hundred meets: only a long run must have seen them.
+const RARE_FAULTS: [&str; 1] = ["crash: lost truncation"];
 
 /// The broker's own log lines belong to the story.
 struct StoryLog;
@@ -185,13 +187,12 @@ fn what_was_acknowledged_survives() {
         totals.failures.len()
     );
     // A handful of seeds does not meet everything.
-    if count >= 200 {
-        for fault in FAULTS {
-            assert!(
-                totals.faults.contains_key(fault),
-                "no {fault:?} in the whole run"
-            );
-        }
+    let rare = RARE_FAULTS.iter().filter(|_| count >= 2000);
+    for fault in FAULTS.iter().filter(|_| count >= 200).chain(rare) {
+        assert!(
+            totals.faults.contains_key(fault),
+            "no {fault:?} in the whole run"
+        );
     }
 }
 

@@ -32,6 +32,8 @@ impl Connection for Pieces {
         }
         (Ok(taken), buffer)
     }
+
+    async fn turn(&self) {}
 }
 
 fn frames(sizes: &[usize]) -> Vec<u8> {

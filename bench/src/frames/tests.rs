@@ -27,7 +27,7 @@ fn name(text: &'static str) -> TopicName {
 
 #[test]
 fn a_patched_produce_frame_is_what_kafka_protocol_reads() {
-    let mut frame = produce_frame("marks", 3, -1, b"the batch");
+    let mut frame = produce_frame(PRODUCE_VERSION, ("marks", 3), -1, b"the batch");
     set_correlation_id(&mut frame, 77);
     let mut bytes = opened(&frame, 0, 7, 77);
     let request = ProduceRequest::decode(&mut bytes, PRODUCE_VERSION).unwrap();

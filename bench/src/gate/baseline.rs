@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::callgrind::PerItem;
 use crate::failure::Failure;
 
 /// A change of meaning gets a new number.
@@ -16,6 +17,12 @@ const INSTRUCTIONS_SLACK: f64 = 1.0;
 /// Reallocations of growing tables are spread over all items: seen up to 0.1. One more in every
 /// fourth item is a change of the code.
 const ALLOCATIONS_SLACK: f64 = 0.25;
+/// And where an item allocates hundreds of times, so much of them: those of a helper thread come and
+/// go, one in 690 was seen.
+const ALLOCATIONS_SHARE: f64 = 0.005;
+/// Instructions of copying that may come to an item without more ado: a copy of a hundred bytes has
+/// more, and what an unrelated change moves has less.
+const COPYING_SLACK: f64 = 20.0;
 
 /// What makes instruction counts comparable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +48,41 @@ pub(crate) struct Entry {
     pub(crate) allocations: f64,
     /// An increase beyond this share fails.
     pub(crate) limit: f64,
+    /// Those of the instructions that copy memory, per item; not in a baseline of before they were
+    /// counted.
+    #[serde(default)]
+    pub(crate) copying: Option<f64>,
+    /// More copying beyond this share fails.
+    #[serde(default = "copying_limit")]
+    pub(crate) copying_limit: f64,
+}
+
+impl Entry {
+    /// What was counted, with the limits of new entries.
+    pub(crate) fn new(name: String, item: PerItem, limit: f64) -> Self {
+        Self {
+            name,
+            instructions: item.instructions,
+            allocations: item.allocations,
+            limit,
+            copying: Some(item.copying),
+            copying_limit: copying_limit(),
+        }
+    }
+
+    /// Whether an item copies more than `before` and its limit allow.
+    fn copies_more(&self, before: &Self, wider: f64) -> bool {
+        let allowed = |copying: f64| copying * (1.0 + before.copying_limit * wider);
+        match (before.copying, self.copying) {
+            (Some(before), Some(now)) => now > allowed(before) + COPYING_SLACK * wider,
+            _ => false,
+        }
+    }
+}
+
+/// Copying is nearly all in large copies, which do not change a little.
+fn copying_limit() -> f64 {
+    0.05
 }
 
 /// One measured cost; noisy, so that only a multiple fails.
@@ -116,6 +158,7 @@ impl Baseline {
             match self.entries.iter_mut().find(|old| old.name == entry.name) {
                 Some(old) => {
                     entry.limit = old.limit;
+                    entry.copying_limit = old.copying_limit;
                     *old = entry;
                 }
                 None => self.entries.push(entry),
@@ -136,7 +179,8 @@ impl Baseline {
 }
 
 /// How a number stands to its baseline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Verdict {
     /// Within the limit.
     Same,
@@ -151,8 +195,14 @@ pub(crate) enum Verdict {
 /// One line of the comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Line {
+    /// What it is about.
+    pub(crate) name: String,
+    /// Counted, not measured.
+    pub(crate) is_counted: bool,
     /// How it stands.
     pub(crate) verdict: Verdict,
+    /// New divided by old, less 1: of the instructions, or of the cost.
+    pub(crate) change: Option<f64>,
     /// For a person.
     pub(crate) text: String,
 }
@@ -195,7 +245,10 @@ impl Comparison {
         }
         for now in &measured.costs {
             let before = baseline.costs.iter().find(|old| old.name == now.name);
-            lines.push(compare_cost(before, now, same_machine));
+            lines.push(Line {
+                is_counted: false,
+                ..compare_cost(before, now, same_machine)
+            });
         }
         Self { notes, lines }
     }
@@ -217,39 +270,54 @@ fn told(tools: &Tools) -> String {
 fn compare_entry(before: Option<&Entry>, now: &Entry, wider: f64) -> Line {
     let Some(before) = before else {
         let text = format!(
-            "{:<44} {:>11.1} instructions, {:.2} allocations (new)",
-            now.name, now.instructions, now.allocations
+            "{:<44} {:>11.1} instructions, {:.2} allocations, {} copying (new)",
+            now.name,
+            now.instructions,
+            now.allocations,
+            told_copying(now)
         );
-        return line(Verdict::New, text);
+        return line(&now.name, Verdict::New, None, text);
     };
     let limit = before.limit * wider;
-    let change = change(before.instructions, now.instructions);
+    let change = now.instructions / before.instructions - 1.0;
     let slower = now.instructions > before.instructions * (1.0 + limit) + INSTRUCTIONS_SLACK;
-    let more = wider <= 1.0 && now.allocations > before.allocations + ALLOCATIONS_SLACK;
+    let slack = ALLOCATIONS_SLACK.max(before.allocations * ALLOCATIONS_SHARE);
+    let more = wider <= 1.0 && now.allocations > before.allocations + slack;
+    let copies = now.copies_more(before, wider);
     let faster = now.instructions < before.instructions * (1.0 - limit) - INSTRUCTIONS_SLACK;
-    let verdict = match (slower || more, faster) {
+    let verdict = match (slower || more || copies, faster) {
         (true, _) => Verdict::Regressed,
         (false, true) => Verdict::Better,
         (false, false) => Verdict::Same,
     };
     let text = format!(
-        "{:<44} {:>11.1} -> {:>11.1} instructions, {change:+.2} % (limit {:.1} %), allocations {:.2} -> {:.2}",
+        "{:<44} {:>11.1} -> {:>11.1} instructions, {:+.2} % (limit {:.1} %), allocations \
+         {:.2} -> {:.2}, copying {} -> {}",
         now.name,
         before.instructions,
         now.instructions,
+        change * 100.0,
         limit * 100.0,
         before.allocations,
-        now.allocations
+        now.allocations,
+        told_copying(before),
+        told_copying(now)
     );
-    line(verdict, text)
+    line(&now.name, verdict, Some(change), text)
+}
+
+fn told_copying(entry: &Entry) -> String {
+    // Adding 0 makes a rounded -0 a 0.
+    let copying = entry
+        .copying
+        .map(|copying| format!("{:.0}", copying.round() + 0.0));
+    copying.unwrap_or_else(|| "unknown".to_owned())
 }
 
 fn compare_cost(before: Option<&Cost>, now: &Cost, same_machine: bool) -> Line {
     let Some(before) = before else {
-        return line(
-            Verdict::New,
-            format!("{:<44} {:>11.3} (new)", now.name, now.value),
-        );
+        let text = format!("{:<44} {:>11.3} (new)", now.name, now.value);
+        return line(&now.name, Verdict::New, None, text);
     };
     let factor = now.value / before.value;
     let verdict = match same_machine && factor > before.factor {
@@ -260,16 +328,17 @@ fn compare_cost(before: Option<&Cost>, now: &Cost, same_machine: bool) -> Line {
         "{:<44} {:>11.3} -> {:>11.3}, x{factor:.2} (limit x{:.1})",
         now.name, before.value, now.value, before.factor
     );
-    line(verdict, text)
+    line(&now.name, verdict, Some(factor - 1.0), text)
 }
 
-fn line(verdict: Verdict, text: String) -> Line {
-    Line { verdict, text }
-}
-
-/// In per cent.
-fn change(before: f64, now: f64) -> f64 {
-    (now / before - 1.0) * 100.0
+fn line(name: &str, verdict: Verdict, change: Option<f64>, text: String) -> Line {
+    Line {
+        name: name.to_owned(),
+        is_counted: true,
+        verdict,
+        change,
+        text,
+    }
 }
 
 #[cfg(test)]
@@ -287,12 +356,14 @@ mod tests {
 
     fn baseline(instructions: f64, allocations: f64, cost: f64) -> Baseline {
         let mut baseline = Baseline::new("c0ffee".to_owned(), "vm".to_owned(), tools("rustc 1"));
-        baseline.entries.push(Entry {
-            name: "append".to_owned(),
+        let item = PerItem {
             instructions,
             allocations,
-            limit: 0.02,
-        });
+            copying: 1000.0,
+        };
+        baseline
+            .entries
+            .push(Entry::new("append".to_owned(), item, 0.02));
         baseline.costs.push(Cost {
             name: "CPU s/GB".to_owned(),
             value: cost,
@@ -314,6 +385,30 @@ mod tests {
         assert_eq!(of(baseline(10_210.0, 3.0, 1.0)), Verdict::Regressed);
         assert_eq!(of(baseline(9_700.0, 3.0, 1.0)), Verdict::Better);
         assert_eq!(of(baseline(10_000.0, 4.0, 1.0)), Verdict::Regressed);
+        let before = baseline(10_000.0, 690.0, 1.0);
+        let of = |now| verdicts(&before, &now)[0];
+        assert_eq!(of(baseline(10_000.0, 692.0, 1.0)), Verdict::Same);
+        assert_eq!(of(baseline(10_000.0, 694.0, 1.0)), Verdict::Regressed);
+    }
+
+    #[test]
+    fn a_copy_more_regresses_even_where_the_instructions_stay_within_their_limit() {
+        let mut before = baseline(10_000.0, 3.0, 1.0);
+        let now = |copying| {
+            let mut now = baseline(10_100.0, 3.0, 1.0);
+            now.entries[0].copying = Some(copying);
+            now
+        };
+        assert_eq!(verdicts(&before, &now(1069.0))[0], Verdict::Same);
+        assert_eq!(verdicts(&before, &now(1071.0))[0], Verdict::Regressed);
+        before.entries[0].copying_limit = 0.1;
+        assert_eq!(verdicts(&before, &now(1071.0))[0], Verdict::Same);
+        // A baseline of before copies were counted says nothing about them.
+        before.entries[0].copying = None;
+        assert_eq!(verdicts(&before, &now(9000.0))[0], Verdict::Same);
+        let text = r#"{"name":"append","instructions":1.5,"allocations":2.0,"limit":0.02}"#;
+        let old: Entry = serde_json::from_str(text).unwrap();
+        assert_eq!((old.copying, old.copying_limit), (None, 0.05));
     }
 
     #[test]

@@ -22,6 +22,10 @@ const ALLOCATING: [&str; 6] = [
     "memalign",
 ];
 
+/// The C library's ways to copy, without the underscores and the variants of a CPU: a copy that the
+/// compiler made into moves of its own, and one inside a codec, is not among them.
+const COPYING: [&str; 3] = ["memcpy", "memmove", "mempcpy"];
+
 /// One choice of copy functions for all CPUs with AVX2 or without.
 const TUNABLES: &str = "glibc.cpu.hwcaps=-AVX2_Usable,-AVX2,-AVX512F_Usable,-AVX512VL,-ERMS,-FSRM,\
                         -Prefer_No_VZEROUPPER:glibc.cpu.x86_non_temporal_threshold=0xc0000:\
@@ -34,16 +38,31 @@ pub(crate) struct Counts {
     pub(crate) instructions: u64,
     /// Calls of the C library's allocating functions.
     pub(crate) allocations: u64,
+    /// Instructions inside the C library's copying functions: copied bytes by another measure, one
+    /// for every 5 of them or so where a copy is large.
+    pub(crate) copying: u64,
+}
+
+/// The difference of two [`Counts`], for one item.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct PerItem {
+    /// Instructions of all threads.
+    pub(crate) instructions: f64,
+    /// Calls of the C library's allocating functions.
+    pub(crate) allocations: f64,
+    /// Those of the instructions that copy.
+    pub(crate) copying: f64,
 }
 
 impl Counts {
     /// What one of `items` costs, if `more` did so many more of them than `self`.
-    pub(crate) fn per_item(self, more: Self, items: u64) -> (f64, f64) {
+    pub(crate) fn per_item(self, more: Self, items: u64) -> PerItem {
         let per = |less: u64, more: u64| (more as f64 - less as f64) / items as f64;
-        (
-            per(self.instructions, more.instructions),
-            per(self.allocations, more.allocations),
-        )
+        PerItem {
+            instructions: per(self.instructions, more.instructions),
+            allocations: per(self.allocations, more.allocations),
+            copying: per(self.copying, more.copying),
+        }
     }
 }
 
@@ -105,26 +124,44 @@ pub(crate) fn read(directory: &Path) -> Result<Counts, Failure> {
 
 fn parse(text: &str) -> Option<Counts> {
     let mut instructions = None;
-    let mut allocations = 0;
+    let (mut allocations, mut copying) = (0, 0);
     let mut names: HashMap<&str, &str> = HashMap::new();
     let mut callee = "";
+    let mut is_copying = false;
+    // The line after `calls=` has what the callee cost: that is counted where the callee stands.
+    let mut is_callees = false;
     for line in text.lines() {
         if let Some(total) = line.strip_prefix("totals: ") {
             instructions = total.trim().parse().ok();
         } else if let Some(name) = line.strip_prefix("fn=") {
-            resolve(&mut names, name);
+            is_copying = copies(resolve(&mut names, name));
         } else if let Some(name) = line.strip_prefix("cfn=") {
             callee = resolve(&mut names, name);
-        } else if let Some(calls) = line.strip_prefix("calls=")
-            && ALLOCATING.contains(&callee)
-        {
-            allocations += calls.split(' ').next()?.parse::<u64>().ok()?;
+        } else if let Some(calls) = line.strip_prefix("calls=") {
+            is_callees = true;
+            if ALLOCATING.contains(&callee) {
+                allocations += calls.split(' ').next()?.parse::<u64>().ok()?;
+            }
+        } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
+            if is_copying && !is_callees {
+                // A position, then the cost, which is left out if it is 0.
+                let cost = line.split(' ').nth(1).map_or(Ok(0), str::parse::<u64>);
+                copying += cost.ok()?;
+            }
+            is_callees = false;
         }
     }
     Some(Counts {
         instructions: instructions?,
         allocations,
+        copying,
     })
+}
+
+/// Whether a function of that name copies memory: `__memcpy_avx_unaligned_erms`, `memcpy@@GLIBC_2.14`.
+fn copies(name: &str) -> bool {
+    let name = name.trim_start_matches('_');
+    COPYING.iter().any(|copying| name.starts_with(copying))
 }
 
 /// `(12) name` defines a number, `(12)` refers to it.
@@ -153,11 +190,27 @@ mod tests {
     }
 
     #[test]
+    fn instructions_inside_a_copy_are_read_and_those_of_its_callers_are_not() {
+        let text = "fn=(1) main\n16 400\ncfn=(2) __memcpy_avx_unaligned_erms\ncalls=5 50\n16 90\n\
+                    fn=(2)\n50 60\n+3 20\n* 10\n-1\ncfn=(3) memmove\ncalls=1 9\n* 1000\n\
+                    fn=(4) memcmp\n7 7000\nfn=(3)\nfi=(9) other.c\n9 1000\ntotals: 8490\n";
+        assert_eq!(parse(text).unwrap().copying, 90 + 1000);
+        assert!(copies("memcpy@@GLIBC_2.14") && copies("__mempcpy_sse2") && !copies("memset"));
+    }
+
+    #[test]
     fn the_set_up_is_not_in_what_an_item_costs() {
-        let of = |instructions, allocations| Counts {
+        let of = |instructions, allocations, copying| Counts {
             instructions,
             allocations,
+            copying,
         };
-        assert_eq!(of(1500, 11).per_item(of(2500, 31), 10), (100.0, 2.0));
+        let item = of(1500, 11, 90).per_item(of(2500, 31, 140), 10);
+        let expected = PerItem {
+            instructions: 100.0,
+            allocations: 2.0,
+            copying: 5.0,
+        };
+        assert_eq!(item, expected);
     }
 }

@@ -226,7 +226,8 @@ async fn load<T: Transport>(fault: Fault, workload: Workload) -> Result<run::Run
         address: serve(fault),
         pid: Some(std::process::id()),
     };
-    run::produce::<T>(broker, &workload, std::time::Duration::ZERO, LIMIT).await
+    let run = run::produce::<T>(broker, &workload, std::time::Duration::ZERO, LIMIT).await;
+    run.map_err(|failure| failure.into_parts().0)
 }
 
 #[test]
@@ -315,6 +316,24 @@ fn each_fault_of_a_broker_fails_the_run() {
             ),
             _ => eprintln!("{fault:?}: {violation}"),
         }
+    }
+}
+
+#[test]
+fn each_fault_is_also_found_where_records_are_compared() {
+    let built = Workload {
+        build: crate::workload::Build::Each,
+        ..workload()
+    };
+    let run = run_epoll(load::<Epoll>(Fault::None, built.clone()));
+    assert_eq!(run.unwrap().unwrap().summary.verified_records, Some(1000));
+    for fault in [Fault::Lose, Fault::Double, Fault::Swap, Fault::Change] {
+        let failure = run_epoll(load::<Epoll>(fault, built.clone())).unwrap();
+        let failure = failure.unwrap_err();
+        assert!(
+            matches!(failure, Failure::Violation(_)),
+            "{fault:?}: {failure}"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::workload::{Workload, build_pools};
 
-fn catalog() -> Catalog {
+fn catalog() -> Rc<Catalog> {
     let workload = Workload {
         connections: 2,
         partitions: 1,
@@ -11,7 +11,7 @@ fn catalog() -> Catalog {
         records_per_batch: 3,
         ..Workload::default()
     };
-    Catalog::new(build_pools(&workload, 4).unwrap()).unwrap()
+    Rc::new(Catalog::new(&build_pools(&workload, 4).unwrap()).unwrap())
 }
 
 /// A log of the batches (connection, place), 3 records each, offsets as a broker gives them.
@@ -28,7 +28,11 @@ fn log(catalog: &Catalog, batches: &[(usize, usize)]) -> Vec<u8> {
 fn read(batches: &[(usize, usize)], sent: &[u64]) -> Result<(), Violation> {
     let catalog = catalog();
     let mut check = LogCheck::new(0, 0, 2);
-    check.read(&log(&catalog, batches), Some(&catalog))?;
+    check.read(
+        &log(&catalog, batches),
+        Some(&Content::Bytes(Rc::clone(&catalog))),
+        |_| {},
+    )?;
     check.finish(3 * batches.len() as i64, sent)
 }
 
@@ -70,12 +74,15 @@ fn a_changed_byte_and_a_gap_of_offsets_are_found() {
     let mut bytes = log(&catalog, &[(0, 0)]);
     *bytes.last_mut().unwrap() ^= 1;
     let mut check = LogCheck::new(0, 0, 2);
-    let changed = check.read(&bytes, Some(&catalog)).unwrap_err();
+    let changed = check
+        .read(&bytes, Some(&Content::Bytes(Rc::clone(&catalog))), |_| {})
+        .unwrap_err();
     assert!(matches!(changed, Violation::Changed { .. }), "{changed}");
 
     let mut bytes = log(&catalog, &[(0, 0)]);
     batch::patch(&mut bytes, 1, 0);
-    let gap = LogCheck::new(0, 0, 2).read(&bytes, Some(&catalog));
+    let gap =
+        LogCheck::new(0, 0, 2).read(&bytes, Some(&Content::Bytes(Rc::clone(&catalog))), |_| {});
     assert!(matches!(gap, Err(Violation::Lost { .. })), "{gap:?}");
 }
 
@@ -84,10 +91,17 @@ fn a_cut_off_last_batch_is_left_for_the_next_fetch() {
     let catalog = catalog();
     let bytes = log(&catalog, &[(0, 0), (0, 1)]);
     let mut check = LogCheck::new(0, 0, 2);
-    let read = check.read(&bytes[..bytes.len() - 1], Some(&catalog));
+    let read = check.read(
+        &bytes[..bytes.len() - 1],
+        Some(&Content::Bytes(Rc::clone(&catalog))),
+        |_| {},
+    );
     assert_eq!((read, check.next_offset()), (Ok(1), 3));
     // The next answer may begin with the batch that was read already.
-    assert_eq!(check.read(&bytes, Some(&catalog)), Ok(1));
+    assert_eq!(
+        check.read(&bytes, Some(&Content::Bytes(Rc::clone(&catalog))), |_| {}),
+        Ok(1)
+    );
     assert_eq!((check.next_offset(), check.records()), (6, 6));
     assert_eq!(check.bytes(), bytes.len() as u64);
 }

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, Stat};
 
@@ -56,17 +57,17 @@ pub(super) async fn register(client: &Client, identity: &Identity) -> Result<i32
     claim(client, identity, znode::CONTROLLER).await
 }
 
+/// All at once: a session's requests are carried out in their order, parents first, and what
+/// arrives together costs ZooKeeper one commit.
 async fn make_persistent(client: &Client) -> Result<(), Error> {
     let stats = znode::PERSISTENT.map(|path| client.check_stat(path));
-    for (path, stat) in znode::PERSISTENT
-        .iter()
-        .zip(futures_util::future::join_all(stats).await)
-    {
+    let mut missing = Vec::new();
+    for (path, stat) in znode::PERSISTENT.iter().zip(join_all(stats).await) {
         if stat?.is_none() {
-            create_if_missing(client, path).await?;
+            missing.push(create_if_missing(client, path));
         }
     }
-    Ok(())
+    join_all(missing).await.into_iter().collect()
 }
 
 async fn create_if_missing(client: &Client, path: &str) -> Result<(), Error> {

@@ -1,0 +1,201 @@
+//! The commands that load one broker once: `produce`, `fetch`, `run`. Start, load, tell, keep.
+
+use serde::Serialize;
+
+use crate::begin;
+use crate::cli::{FetchArgs, ProduceArgs, RunArgs};
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::folder::Folder;
+use crate::live::{self, Consumed};
+use crate::progress::Progress;
+use crate::report::{Document, Measurement, Summary, fields, say};
+use crate::resources::Resources;
+use crate::run::{self, Broker, Run};
+use crate::target::Target;
+use crate::transport::Transport;
+use crate::workload::Workload;
+
+/// What a run leaves.
+#[derive(Serialize)]
+struct RunBody {
+    io: &'static str,
+    target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumed: Option<Consumed>,
+    /// Of a catch-up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resources: Option<Resources>,
+}
+
+/// A target under load, and what is known of the run already.
+struct Scene {
+    kind: &'static str,
+    target: Target,
+    environment: Environment,
+    workload: Workload,
+    summary: Option<Summary>,
+    body: RunBody,
+    folder: Option<Folder>,
+}
+
+impl Scene {
+    fn new<T: Transport>(
+        kind: &'static str,
+        (target, environment): (Target, Environment),
+        workload: &Workload,
+        folder: Option<Folder>,
+    ) -> Self {
+        let body = RunBody {
+            io: T::NAME,
+            target: target.command.clone(),
+            consumed: None,
+            resources: None,
+        };
+        Self {
+            kind,
+            target,
+            environment,
+            workload: workload.clone(),
+            summary: None,
+            body,
+            folder,
+        }
+    }
+
+    /// What the charts are drawn of.
+    fn measurements(&self) -> Vec<Measurement> {
+        let of = |summary: &Summary| {
+            let workload = fields(&self.workload);
+            let consumed = self.body.consumed.as_ref();
+            Measurement::new(self.kind, &self.body.target, workload, summary.clone())
+                .with_end_to_end(consumed.and_then(|consumed| consumed.end_to_end.clone()))
+        };
+        self.summary.iter().map(of).collect()
+    }
+
+    fn broker(&self) -> Broker {
+        Broker {
+            address: self.target.address,
+            pid: self.target.pid,
+        }
+    }
+
+    /// A run that failed: what there is of it is kept, and marked as such.
+    fn fail(mut self, failure: Failure) -> Failure {
+        say(&self.target.log_tail());
+        let (failure, partial) = failure.into_parts();
+        if let Some(summary) = &partial {
+            say("PARTIAL, before the run failed:");
+            summary.lines().iter().for_each(|line| say(line));
+        }
+        self.summary = partial;
+        let measurements = self.measurements();
+        if let Some(folder) = &self.folder {
+            let (environment, what) = (self.environment, failure.to_string());
+            let document = Document::failed(self.kind, environment, what, self.body);
+            // The failure itself is what must be told.
+            if let Err(error) = document.with_measurements(measurements).write(folder) {
+                say(&format!("no result was kept: {error}"));
+            }
+        }
+        failure
+    }
+
+    /// Tells and keeps a run that went through, be it valid or not.
+    fn finish(self, reasons: Vec<String>) -> Result<(), Failure> {
+        let measurements = self.measurements();
+        self.target.stop()?;
+        let summary = self.summary.iter().flat_map(Summary::lines);
+        let consumed = self.body.consumed.iter().flat_map(Consumed::lines);
+        for line in summary.chain(consumed) {
+            say(&line);
+        }
+        let tables = self.body.consumed.iter().map(Consumed::table).collect();
+        if let Some(folder) = &self.folder {
+            Document::new(self.kind, self.environment, reasons.clone(), self.body)
+                .with_measurements(measurements)
+                .with_tables(tables)
+                .write(folder)?;
+        }
+        if reasons.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::Target(format!("INVALID: {}", reasons.join("; "))))
+        }
+    }
+}
+
+/// `produce`.
+pub(crate) async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
+    let (workload, limit) = args.plan()?;
+    let folder = args.target.output.claim()?;
+    let scene = Scene::new::<T>("produce", begin(&args.target).await?, &workload, folder);
+    let progress = Progress::begin("produce");
+    let run = run::produce::<T>(scene.broker(), &workload, args.pace.warm_up, limit).await;
+    drop(progress);
+    conclude(scene, run)
+}
+
+/// `fetch`.
+pub(crate) async fn fetch<T: Transport>(args: &FetchArgs) -> Result<(), Failure> {
+    let workload = args.workload()?;
+    workload.check()?;
+    let folder = args.target.output.claim()?;
+    let scene = Scene::new::<T>("fetch", begin(&args.target).await?, &workload, folder);
+    let progress = Progress::begin("fetch");
+    let run = run::fetch::<T>(scene.broker(), &workload, args.fill, args.passes).await;
+    drop(progress);
+    conclude(scene, run)
+}
+
+fn conclude(mut scene: Scene, run: Result<Run, Failure>) -> Result<(), Failure> {
+    match run {
+        Err(failure) => Err(scene.fail(failure)),
+        Ok(run) => {
+            scene.summary = Some(run.summary);
+            scene.finish(run.reasons)
+        }
+    }
+}
+
+/// `run`.
+pub(crate) async fn run<T: Transport>(args: &RunArgs) -> Result<(), Failure> {
+    let (workload, limit, readers) = args.plan()?;
+    let folder = args.load.target.output.claim()?;
+    let begun = begin(&args.load.target).await?;
+    let mut scene = Scene::new::<T>("run", begun, &workload, folder);
+    let Some(from) = args.catch_up else {
+        let warm_up = args.load.pace.warm_up;
+        let live = live::live::<T>(scene.broker(), &workload, readers, warm_up, limit).await;
+        return match live {
+            Err(failure) => Err(scene.fail(failure)),
+            Ok((run, consumed)) => {
+                scene.summary = Some(run.summary);
+                scene.body.consumed = Some(consumed);
+                scene.finish(run.reasons)
+            }
+        };
+    };
+    let place = (scene.broker(), scene.target.directory());
+    let caught_up = live::catch_up::<T>(place, &workload, readers, from, args.fill).await;
+    match caught_up {
+        Err(failure) => Err(scene.fail(failure)),
+        Ok(caught_up) => {
+            say(&format!(
+                "caught up    {} records of the log, read by each group and compared",
+                caught_up.verified_records
+            ));
+            if let Some(broker) = caught_up.resources.broker {
+                let gigabytes = caught_up.consumed.batch_bytes as f64 / 1e9;
+                say(&format!(
+                    "broker       {:.3} s CPU/GB",
+                    broker.cpu_s() / gigabytes.max(f64::MIN_POSITIVE)
+                ));
+            }
+            scene.body.consumed = Some(caught_up.consumed);
+            scene.body.resources = Some(caught_up.resources);
+            scene.finish(caught_up.reasons)
+        }
+    }
+}

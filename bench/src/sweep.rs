@@ -1,0 +1,444 @@
+//! Rates: a grid of them (`sweep`), and the search for the highest within an objective (`max`).
+//!
+//! Every point is a run of its own on a fresh topic of one broker, verified like any other. A point whose
+//! generator was late says nothing about the broker: it is repeated, and if it stays so the search ends
+//! there and is no result. The objective also wants the rate itself: a backlog that grows is no pass.
+
+use serde::Serialize;
+
+use crate::begin;
+use crate::cli::{MaxArgs, RatedArgs, SweepArgs};
+use crate::client::Client;
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::folder::Folder;
+use crate::progress::Progress;
+use crate::report::{Document, Measurement, Summary, fields, say};
+use crate::run::{self, Broker};
+use crate::table;
+use crate::target::Target;
+use crate::transport::Transport;
+use crate::workload::Workload;
+
+/// A point below this share of its rate did not keep it.
+const KEPT_SHARE: f64 = 0.99;
+/// How often a point is repeated whose generator was late.
+const ATTEMPTS: usize = 3;
+/// Rates beyond are nobody's.
+const RATE_MAX: f64 = 1e8;
+
+/// A percentile that must stay below a time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Objective {
+    /// 0 to 1.
+    pub(crate) quantile: f64,
+    /// Microseconds.
+    pub(crate) below_us: f64,
+}
+
+/// One rate.
+#[derive(Debug, Clone, Serialize)]
+struct Point {
+    /// Requests a second.
+    rate: f64,
+    /// What the search asked it for.
+    role: &'static str,
+    /// Of the objective; none in a sweep.
+    within: Option<bool>,
+    /// Why it says nothing, if it does not.
+    reasons: Vec<String>,
+    #[serde(skip)]
+    summary: Summary,
+}
+
+#[derive(Debug, Serialize)]
+struct Body {
+    io: &'static str,
+    target: String,
+    workload: Workload,
+    objective: Option<Objective>,
+    /// Requests a second that kept the objective, and every confirmation did.
+    highest_rate: Option<f64>,
+    points: Vec<Point>,
+}
+
+/// A broker and the points so far.
+struct Scene<'a> {
+    args: &'a RatedArgs,
+    target: Target,
+    environment: Environment,
+    folder: Option<Folder>,
+    body: Body,
+}
+
+impl<'a> Scene<'a> {
+    async fn new<T: Transport>(
+        args: &'a RatedArgs,
+        objective: Option<Objective>,
+    ) -> Result<Self, Failure> {
+        let workload = args.workload(1.0)?;
+        workload.check()?;
+        let folder = args.target.output.claim()?;
+        let (target, environment) = begin(&args.target).await?;
+        Ok(Self {
+            args,
+            body: Body {
+                io: T::NAME,
+                target: target.command.clone(),
+                workload,
+                objective,
+                highest_rate: None,
+                points: Vec::new(),
+            },
+            target,
+            environment,
+            folder,
+        })
+    }
+
+    /// Runs one rate, again if the generator was late.
+    async fn point<T: Transport>(
+        &mut self,
+        rate: f64,
+        role: &'static str,
+    ) -> Result<Point, Failure> {
+        let mut attempts = 1;
+        loop {
+            let point = self.attempt::<T>(rate, role).await?;
+            say(&point.line());
+            self.body.points.push(point.clone());
+            if point.reasons.is_empty() || attempts == ATTEMPTS {
+                return Ok(point);
+            }
+            attempts += 1;
+        }
+    }
+
+    async fn attempt<T: Transport>(&self, rate: f64, role: &'static str) -> Result<Point, Failure> {
+        let mut workload = self.args.workload(rate)?;
+        workload.topic = format!("{}-{}", workload.topic, self.body.points.len());
+        let broker = Broker {
+            address: self.target.address,
+            pid: self.target.pid,
+        };
+        let limit = self.args.pace.limit(&workload);
+        let progress = Progress::begin("point");
+        let run = run::produce::<T>(broker, &workload, self.args.pace.warm_up, limit).await?;
+        drop(progress);
+        // Its log is not needed any more; a long search would fill the disk.
+        let mut client = Client::connect::<T>(broker.address).await?;
+        client.delete_topic(&workload.topic).await?;
+        let objective = self.body.objective;
+        Ok(Point {
+            rate,
+            role,
+            within: objective.map(|objective| objective.is_met(rate, &run.summary, &workload)),
+            reasons: run.reasons,
+            summary: run.summary,
+        })
+    }
+
+    fn finish(
+        self,
+        kind: &'static str,
+        result: Result<Vec<String>, Failure>,
+    ) -> Result<(), Failure> {
+        let (measurements, curve) = (self.measurements(), self.curve());
+        let with = |document: Document| {
+            let document = document.with_measurements(measurements);
+            document.with_sweeps(vec![curve])
+        };
+        let reasons = match result {
+            Ok(reasons) => reasons,
+            Err(failure) => {
+                say(&self.target.log_tail());
+                let (failure, _) = failure.into_parts();
+                if let Some(folder) = &self.folder {
+                    let (environment, what) = (self.environment, failure.to_string());
+                    with(Document::failed(kind, environment, what, self.body)).write(folder)?;
+                }
+                return Err(failure);
+            }
+        };
+        self.target.stop()?;
+        if let Some(folder) = &self.folder {
+            let document = Document::new(kind, self.environment, reasons.clone(), self.body);
+            with(document).write(folder)?;
+        }
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Target(format!("INVALID: {}", reasons.join("; "))))
+    }
+
+    fn measurements(&self) -> Vec<Measurement> {
+        let of = |point: &Point| {
+            let mut workload = self.body.workload.clone();
+            workload.pace = self.args.pace.at(point.rate);
+            // What a late generator measured is not added to what a punctual one did.
+            let late = if point.reasons.is_empty() {
+                ""
+            } else {
+                ", invalid"
+            };
+            let label = format!("{} {:.0} requests/s{late}", point.role, point.rate);
+            let target = &self.body.target;
+            Measurement::new(
+                label.trim(),
+                target,
+                fields(&workload),
+                point.summary.clone(),
+            )
+            .in_group(&format!("{:.0} requests/s{late}", point.rate))
+        };
+        self.body.points.iter().map(of).collect()
+    }
+
+    fn curve(&self) -> table::Sweep {
+        let line = self.args.target.name();
+        let point =
+            |point: &Point| table::Point::of(&line, point.rate, &point.summary, &point.reasons);
+        table::Sweep {
+            title: "Rate and latency".to_owned(),
+            variable: "requests/s asked for".to_owned(),
+            points: self.body.points.iter().map(point).collect(),
+            objective: self.body.objective.map(|objective| table::Objective {
+                percentile: format!("p{}", objective.quantile * 100.0),
+                limit_us: objective.below_us,
+            }),
+        }
+    }
+}
+
+impl Objective {
+    fn is_met(&self, rate: f64, summary: &Summary, workload: &Workload) -> bool {
+        let kept = summary.requests as f64 / summary.elapsed_s >= rate * KEPT_SHARE;
+        // The last answers come after the last send; a short run must not fail for that.
+        let few = summary.requests < 1000 * workload.connections as u64;
+        let measured = summary.latency.at_us(self.quantile);
+        (kept || few) && measured.is_some_and(|measured| measured <= self.below_us)
+    }
+}
+
+impl Point {
+    fn line(&self) -> String {
+        let verdict = match (&self.reasons[..], self.within) {
+            ([_, ..], _) => "INVALID",
+            (_, Some(true)) => "within",
+            (_, Some(false)) => "beyond",
+            (_, None) => "",
+        };
+        let latency = &self.summary.latency;
+        format!(
+            "{:>9.0} requests/s  {:>9.0} done/s  {:>7.1} MB/s  p50 {:>7.0} us  p99 {:>8.0} us  p99.9 {:>8.0} us  \
+             {verdict:<7} {}",
+            self.rate,
+            self.summary.requests as f64 / self.summary.elapsed_s,
+            self.summary.megabytes_per_s,
+            latency.p50_us,
+            latency.p99_us,
+            latency.p99_9_us,
+            self.role
+        )
+    }
+}
+
+/// `sweep`.
+pub(crate) async fn sweep<T: Transport>(args: &SweepArgs) -> Result<(), Failure> {
+    let mut scene = Scene::new::<T>(&args.rated, None).await?;
+    let result = sweep_all::<T>(&mut scene, &args.rate.0).await;
+    scene.finish("sweep", result)
+}
+
+async fn sweep_all<T: Transport>(
+    scene: &mut Scene<'_>,
+    rates: &[f64],
+) -> Result<Vec<String>, Failure> {
+    let mut reasons = Vec::new();
+    for rate in rates {
+        let point = scene.point::<T>(*rate, "").await?;
+        let of = |reason: &String| format!("{rate} requests/s: {reason}");
+        reasons.extend(point.reasons.iter().map(of));
+    }
+    Ok(reasons)
+}
+
+/// `max`.
+pub(crate) async fn max<T: Transport>(args: &MaxArgs) -> Result<(), Failure> {
+    let mut scene = Scene::new::<T>(&args.rated, Some(args.slo)).await?;
+    let result = search::<T>(&mut scene, args).await;
+    scene.finish("max", result)
+}
+
+/// Doubles until the objective is missed, halves the gap until it is small, then confirms.
+async fn search<T: Transport>(
+    scene: &mut Scene<'_>,
+    args: &MaxArgs,
+) -> Result<Vec<String>, Failure> {
+    let mut search = Search::new(args.from, args.precision);
+    while let Some(rate) = search.next() {
+        let point = scene.point::<T>(rate, "search").await?;
+        if !point.reasons.is_empty() {
+            return Ok(vec![format!(
+                "the generator was late at {rate:.0} requests/s, {ATTEMPTS} times: the broker kept the objective \
+                 at {:.0}, and what it could do beyond is not known",
+                search.good
+            )]);
+        }
+        search.tell(rate, point.within == Some(true));
+    }
+    // A rate that was found once was perhaps lucky.
+    while search.good > 0.0 {
+        let mut confirmed = true;
+        for _ in 0..args.confirmations {
+            let point = scene.point::<T>(search.good, "confirm").await?;
+            confirmed = point.reasons.is_empty() && point.within == Some(true);
+            if !confirmed {
+                break;
+            }
+        }
+        if confirmed {
+            scene.body.highest_rate = Some(search.good);
+            say(&format!(
+                "highest rate {:.0} requests/s: within the objective {} times more",
+                search.good, args.confirmations
+            ));
+            return Ok(Vec::new());
+        }
+        search.step_down();
+    }
+    Ok(vec![format!(
+        "no rate down to {:.0} requests/s keeps the objective (--from)",
+        args.from / Search::DEPTH
+    )])
+}
+
+/// The search by itself: which rate is next, and what is known.
+#[derive(Debug)]
+struct Search {
+    from: f64,
+    precision: f64,
+    /// The highest that passed, 0 for none.
+    good: f64,
+    /// The lowest that did not.
+    bad: Option<f64>,
+}
+
+impl Search {
+    /// It looks below the first rate down to this part of it.
+    const DEPTH: f64 = 64.0;
+
+    fn new(from: f64, precision: f64) -> Self {
+        Self {
+            from,
+            precision,
+            good: 0.0,
+            bad: None,
+        }
+    }
+
+    fn next(&self) -> Option<f64> {
+        let rate = match (self.good, self.bad) {
+            (0.0, None) => self.from,
+            (0.0, Some(bad)) => bad / 2.0,
+            (good, None) => good * 2.0,
+            (good, Some(bad)) if bad / good > 1.0 + self.precision => (good * bad).sqrt(),
+            _ => return None,
+        };
+        let rate = rate.round();
+        let known = rate == self.good || Some(rate) == self.bad;
+        let in_reach = rate >= (self.from / Self::DEPTH).max(1.0) && rate <= RATE_MAX;
+        (in_reach && !known).then_some(rate)
+    }
+
+    fn tell(&mut self, rate: f64, passed: bool) {
+        if passed {
+            self.good = self.good.max(rate);
+        } else {
+            self.bad = Some(self.bad.map_or(rate, |bad| bad.min(rate)));
+        }
+    }
+
+    /// The best was not confirmed.
+    fn step_down(&mut self) {
+        let lower = (self.good * (1.0 - self.precision)).round();
+        let in_reach = lower >= (self.from / Self::DEPTH).max(1.0) && lower < self.good;
+        self.good = if in_reach { lower } else { 0.0 };
+    }
+}
+
+/// `p99<5ms`, `p99.9<800us`.
+pub(crate) fn objective(text: &str) -> Result<Objective, String> {
+    let form = || "an objective is a percentile below a time: p99<5ms, p99.9<800us".to_owned();
+    let (percentile, time) = text.split_once('<').ok_or_else(form)?;
+    let percentile = percentile.trim().strip_prefix('p').ok_or_else(form)?;
+    let percentile: f64 = percentile.parse().map_err(|_| form())?;
+    if !(1.0..=100.0).contains(&percentile) {
+        return Err("a percentile is between 1 and 100".to_owned());
+    }
+    let time = time.trim_start_matches('=').trim();
+    let units = [("us", 1.0), ("ms", 1e3), ("s", 1e6)];
+    let in_us = |(unit, factor): (&str, f64)| {
+        let number: f64 = time.strip_suffix(unit)?.trim().parse().ok()?;
+        (number > 0.0).then_some(number * factor)
+    };
+    Ok(Objective {
+        // Six digits: 99.9 / 100 is not 0.999.
+        quantile: (percentile * 1e4).round() / 1e6,
+        below_us: units.into_iter().find_map(in_us).ok_or_else(form)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_objective_is_read() {
+        let read = |text| objective(text).map(|it| (it.quantile, it.below_us));
+        assert_eq!(read("p99<5ms"), Ok((0.99, 5000.0)));
+        assert_eq!(read("p99.9 < 800us"), Ok((0.999, 800.0)));
+        assert_eq!(read("p50<=1s"), Ok((0.5, 1e6)));
+        for wrong in [
+            "p99", "99<5ms", "p99<5", "p0<1ms", "p101<1ms", "p99<0ms", "",
+        ] {
+            assert!(objective(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// What the search finds if rates up to `limit` pass, and after how many points.
+    fn found(from: f64, limit: f64) -> (f64, usize) {
+        let mut search = Search::new(from, 0.05);
+        let mut points = 0;
+        while let Some(rate) = search.next() {
+            points += 1;
+            assert!(points < 50, "no end: {search:?}");
+            search.tell(rate, rate <= limit);
+        }
+        (search.good, points)
+    }
+
+    #[test]
+    fn the_search_ends_within_its_precision_of_the_limit() {
+        for limit in [1000.0, 1001.0, 3333.0, 77_777.0, 250_000.0] {
+            let (rate, points) = found(1000.0, limit);
+            assert!(rate <= limit && rate * 1.06 > limit, "{rate} of {limit}");
+            assert!(points < 16, "{points} points for {limit}");
+        }
+        assert!((found(1000.0, 100.0).0 - 100.0).abs() < 6.0);
+        assert_eq!(found(1000.0, 3.0).0, 0.0);
+    }
+
+    #[test]
+    fn what_is_not_confirmed_steps_down_and_ends() {
+        let mut search = Search::new(64.0, 0.5);
+        search.good = 64.0;
+        let mut rates = Vec::new();
+        while search.good > 0.0 {
+            rates.push(search.good);
+            search.step_down();
+        }
+        assert_eq!(rates[..3], [64.0, 32.0, 16.0]);
+        assert!(rates.len() < 10);
+    }
+}
