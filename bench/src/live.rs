@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::fs::{Advice, fadvise};
@@ -28,6 +28,9 @@ use crate::schedule::Pace;
 use crate::table::{Cell, Table};
 use crate::transport::Transport;
 use crate::workload::Workload;
+
+/// Groups that get nothing for so long after the warm-up, although there is more, have lost it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who reads.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -219,6 +222,29 @@ async fn failure_of(groups: &[Rc<Group>]) {
     }
 }
 
+/// Ends when all groups have read up to `ends` or one has failed; an error if they get nothing for
+/// `patience`.
+async fn have_read(groups: &[Rc<Group>], ends: &[i64], patience: Duration) -> Result<(), Failure> {
+    let received = || groups.iter().map(|group| group.received()).sum::<u64>();
+    let (mut before, mut fed) = (received(), Instant::now());
+    while !groups
+        .iter()
+        .all(|group| group.has_read(ends) || group.has_failed())
+    {
+        tokio::time::sleep(Duration::from_millis(2)).await; // the poll's pause
+        if received() != before {
+            (before, fed) = (received(), Instant::now());
+        } else if fed.elapsed() > patience {
+            let what = format!(
+                "the groups got nothing for {} s, although more was acknowledged in the warm-up",
+                patience.as_secs()
+            );
+            return Err(Failure::Target(what));
+        }
+    }
+    Ok(())
+}
+
 /// Produces while all groups read.
 pub(crate) async fn live<T: Transport>(
     broker: Broker,
@@ -240,12 +266,10 @@ pub(crate) async fn live<T: Transport>(
         let phase = producers.phase(limit).await;
         warmed_up = Some(phase.inspect_err(|_| groups.iter().for_each(|group| group.stop()))?);
         let ends = producers.settled_ends(&mut client).await?;
-        // What is left of the warm-up is not to be measured. A group that never gets there fails itself.
-        while !groups
-            .iter()
-            .all(|group| group.has_read(&ends) || group.has_failed())
-        {
-            tokio::time::sleep(Duration::from_millis(2)).await; // the poll's pause
+        // What is left of the warm-up is not to be measured.
+        if let Err(failure) = have_read(&groups, &ends, PATIENCE).await {
+            groups.iter().for_each(|group| group.stop());
+            return Err(failure);
         }
     }
     groups.iter().for_each(|group| group.restart());
@@ -265,7 +289,8 @@ pub(crate) async fn live<T: Transport>(
         Ok(counted) => counted,
         Err(failure) => {
             groups.iter().for_each(|group| group.stop());
-            return Err(run::partial(&mut producers, workload, meter, failure));
+            let measured = (meter, bytes_before);
+            return Err(run::partial(&mut producers, workload, measured, failure));
         }
     };
     let ends = producers.settled_ends(&mut client).await?;
@@ -456,4 +481,33 @@ fn device_read_bytes(pid: Option<u32>) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("read_bytes:"))?;
     line.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_get_nothing_after_the_warm_up_end_the_run() {
+        let group = Group::new(Plan {
+            topic: "t".to_owned(),
+            begin_offsets: vec![0],
+            group: "g".to_owned(),
+            consumers: 1,
+            age: Age::New,
+            fetch_bytes_max: 1,
+            content: None,
+            clock: Clock::None,
+            writers: 1,
+        });
+        let wait = have_read(
+            std::slice::from_ref(&group),
+            &[5],
+            Duration::from_millis(20),
+        );
+        let failure = crate::transport::run_epoll(wait).unwrap().unwrap_err();
+        assert!(failure.to_string().contains("got nothing"), "{failure}");
+        let wait = have_read(std::slice::from_ref(&group), &[0], Duration::ZERO);
+        assert!(crate::transport::run_epoll(wait).unwrap().is_ok());
+    }
 }
