@@ -66,6 +66,8 @@ struct Producer<C> {
     fields: Vec<Rc<Fields>>,
     /// Where the batch begins in each.
     batch_at: usize,
+    /// The mean.
+    batch_bytes: usize,
     form: Form,
     sent: u64,
     answered: u64,
@@ -179,10 +181,10 @@ impl<T: Transport> Producers<T> {
         self.bytes.get()
     }
 
-    /// Bytes of a connection's batches before compression changes them; all are about equally long.
+    /// Bytes of a batch, as the mean over the first connection's round.
     pub(crate) fn batch_bytes(&self) -> usize {
         let first = self.producers.first();
-        first.map_or(0, |producer| producer.batch_bytes())
+        first.map_or(0, |producer| producer.batch_bytes)
     }
 
     /// What was counted by the phase that failed, once.
@@ -263,15 +265,12 @@ impl<C: Connection> Producer<C> {
             frames,
             fields,
             batch_at,
+            batch_bytes: pool.iter().map(Vec::len).sum::<usize>() / pool.len().max(1),
             form,
             sent: 0,
             answered: 0,
             times: None,
         }
-    }
-
-    fn batch_bytes(&self) -> usize {
-        self.frames.first().map_or(0, Vec::len) - self.batch_at
     }
 
     async fn run(&mut self, shared: &Shared, schedule: Schedule) -> Result<(), Failure> {

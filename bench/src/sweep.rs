@@ -278,15 +278,19 @@ impl Point {
             (_, None) => "",
         };
         let latency = &self.summary.latency;
+        let times = if latency.count == 0 {
+            "no latency (acks=0)".to_owned()
+        } else {
+            format!(
+                "p50 {:>7.0} us  p99 {:>8.0} us  p99.9 {:>8.0} us",
+                latency.p50_us, latency.p99_us, latency.p99_9_us
+            )
+        };
         format!(
-            "{:>9.0} requests/s  {:>9.0} done/s  {:>7.1} MB/s  p50 {:>7.0} us  p99 {:>8.0} us  p99.9 {:>8.0} us  \
-             {verdict:<7} {}",
+            "{:>9.0} requests/s  {:>9.0} done/s  {:>7.1} MB/s  {times}  {verdict:<7} {}",
             self.rate,
             self.summary.requests as f64 / self.summary.elapsed_s,
             self.summary.megabytes_per_s,
-            latency.p50_us,
-            latency.p99_us,
-            latency.p99_9_us,
             self.role
         )
     }

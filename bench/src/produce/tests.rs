@@ -403,6 +403,9 @@ fn a_generator_that_was_stopped_is_late_even_if_its_window_is_one() {
     let run = run.unwrap().unwrap();
     let reasons = run.reasons.concat();
     assert!(reasons.contains("generator lagged"), "{:?}", run.summary);
+    // And not by the first request after it alone: what was due meanwhile is as late.
+    let (lag, latency) = (&run.summary.generator_lag, &run.summary.latency);
+    assert!(lag.p50_us() * 2.0 > latency.p50_us(), "{:?}", run.summary);
 }
 
 /// The broker takes 2 ms for a request, whose bytes fill the socket; all are due at once.
@@ -450,4 +453,42 @@ fn what_a_failed_run_counted_leaves_the_warm_up_out() {
         summary.batch_bytes,
         summary.requests
     );
+}
+
+#[test]
+fn a_duration_that_no_clock_reaches_is_no_limit() {
+    let phase = Phase::begin(Limit {
+        duration: Some(std::time::Duration::MAX),
+        requests: Some(1),
+    });
+    assert!(phase.may_send(Instant::now()));
+    assert!(!phase.may_send(Instant::now()));
+}
+
+#[test]
+fn batches_of_many_sizes_are_as_long_as_their_mean() {
+    let spread = Workload {
+        connections: 1,
+        record_bytes: 1000,
+        records_per_batch: 1,
+        record_bytes_least: Some(1),
+        ..workload()
+    };
+    let bytes = run_epoll(async {
+        let address = serve(Fault::None);
+        let mut client = Client::connect::<Epoll>(address).await.unwrap();
+        let mut producers = Producers::<Epoll>::connect(&mut client, address, &spread)
+            .await
+            .unwrap();
+        let mean = producers.batch_bytes();
+        let requests = producers.producers[0].frames.len() as u64;
+        let limit = Limit {
+            duration: None,
+            requests: Some(requests),
+        };
+        producers.phase(limit).await.unwrap();
+        (mean as u64, producers.bytes() / requests)
+    });
+    let (mean, sent) = bytes.unwrap();
+    assert_eq!(mean, sent);
 }
