@@ -287,12 +287,13 @@ impl<C: Connection> Client<C> {
         R::Response::decode(&mut answer, version).map_err(|error| damaged(&error.to_string()))
     }
 
-    /// Makes the topic unless it is there, and waits until all its partitions have a leader.
+    /// Makes the topic unless it is there, and waits until all its partitions have a leader. True if it
+    /// was made.
     pub(crate) async fn create_topic(
         &mut self,
         topic: &str,
         partitions: usize,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let count = i32::try_from(partitions).expect("checked against its limit");
         // The records are stamped with a fixed time: no broker may take them for old ones.
         let keep = CreatableTopicConfig::default()
@@ -307,14 +308,16 @@ impl<C: Connection> Client<C> {
             .with_topics(vec![creatable])
             .with_timeout_ms(20_000);
         let answer = self.call(&request, 2).await?;
+        let mut is_new = true;
         for made in answer.topics {
+            is_new &= made.error_code == 0;
             if made.error_code != TOPIC_ALREADY_EXISTS {
                 accept(&format!("CreateTopics {topic}"), made.error_code)?;
             }
         }
         for _ in 0..2000 {
             if self.led_partitions(topic).await? >= partitions {
-                return Ok(());
+                return Ok(is_new);
             }
             tokio::time::sleep(Duration::from_millis(5)).await; // the poll's pause, at most 10 s
         }

@@ -79,7 +79,7 @@ pub(crate) struct Group {
     before: Cell<(u64, u64)>,
     /// Where each partition is to be read up to, once that is known.
     ends: RefCell<Option<Vec<i64>>>,
-    first: Cell<Option<Instant>>,
+    began: Cell<Instant>,
     last: Cell<Option<Instant>>,
     failed: Cell<bool>,
     /// Members that have read and committed all that is theirs.
@@ -100,7 +100,7 @@ impl Group {
             received: Cell::new(0),
             before: Cell::new((0, 0)),
             ends: RefCell::new(None),
-            first: Cell::new(None),
+            began: Cell::new(Instant::now()),
             last: Cell::new(None),
             failed: Cell::new(false),
             done: Cell::new(0),
@@ -130,11 +130,11 @@ impl Group {
         pairs.all(|(check, end)| check.next_offset() >= *end)
     }
 
-    /// The warm-up is over: what was counted until now is not told.
+    /// Reading begins, or the warm-up is over: what was counted until now is not told.
     pub(crate) fn restart(&self) {
         self.end_to_end.replace(histogram());
         self.before.set((self.received.get(), self.checked_bytes()));
-        self.first.set(None);
+        self.began.set(Instant::now());
         self.last.set(None);
     }
 
@@ -152,10 +152,14 @@ impl Group {
         self.checked_bytes() - self.before.get().1
     }
 
-    /// From the first answer with records to the last.
-    pub(crate) fn reading(&self) -> Duration {
-        let times = self.first.get().zip(self.last.get());
-        times.map_or(Duration::ZERO, |(first, last)| last - first)
+    /// When it began to read, or was restarted.
+    pub(crate) fn began(&self) -> Instant {
+        self.began.get()
+    }
+
+    /// When the last records came.
+    pub(crate) fn last(&self) -> Option<Instant> {
+        self.last.get()
     }
 
     /// From the intended send to the receipt, by request; empties it.
@@ -223,7 +227,6 @@ impl Group {
             return Err(Violation::Changed { partition, what }.into());
         }
         if read > 0 {
-            self.first.set(self.first.get().or(Some(now)));
             self.last.set(Some(now));
         }
         self.received
@@ -423,6 +426,7 @@ impl<T: Transport> Consumer<T> {
                 self.frame.set_offset(place, next);
             }
         }
+        self.frame.rotate();
         let request = self.frame.take_as_set(self.correlation_id);
         let (written, request) = self.connection.write_all(request).await;
         self.frame.restore(request);

@@ -55,12 +55,19 @@ pub(crate) fn set_correlation_id(frame: &mut [u8], correlation_id: i32) {
     frame[CORRELATION_ID_AT..CORRELATION_ID_AT + 4].copy_from_slice(&correlation_id.to_be_bytes());
 }
 
+/// `fetch.max.bytes` of Kafka's consumers: what all partitions of an answer may have together.
+const FETCH_BYTES_IN_ALL: i32 = 50 << 20;
+
 /// A Fetch request for partitions of one topic, without a session.
 #[derive(Debug)]
 pub(crate) struct FetchFrame {
     bytes: Vec<u8>,
     /// Where the offset of each partition stands.
     offsets_at: Vec<usize>,
+    /// Where the partitions begin.
+    partitions_at: usize,
+    /// Which of them is asked for first.
+    first: usize,
 }
 
 impl FetchFrame {
@@ -69,7 +76,7 @@ impl FetchFrame {
         Self::of_partitions(FETCH_VERSION, topic, &[partition], bytes_max)
     }
 
-    /// A request of version 2 or 11 for up to `bytes_max` bytes of each partition, and in all.
+    /// A request of version 2 or 11 for up to `bytes_max` bytes of each partition.
     pub(crate) fn of_partitions(
         version: i16,
         topic: &str,
@@ -82,7 +89,7 @@ impl FetchFrame {
         put_i32(&mut frame, 500); // max_wait_ms
         put_i32(&mut frame, 1); // min_bytes
         if is_new {
-            put_i32(&mut frame, bytes_max);
+            put_i32(&mut frame, FETCH_BYTES_IN_ALL.max(bytes_max));
             frame.push(0); // isolation_level: read_uncommitted
             put_i32(&mut frame, 0); // session_id
             put_i32(&mut frame, -1); // session_epoch: no session (KIP-227)
@@ -90,6 +97,7 @@ impl FetchFrame {
         put_i32(&mut frame, 1);
         put_string(&mut frame, topic);
         put_length(&mut frame, partitions.len());
+        let partitions_at = frame.len();
         let mut offsets_at = Vec::with_capacity(partitions.len());
         for partition in partitions {
             put_i32(&mut frame, *partition);
@@ -111,13 +119,26 @@ impl FetchFrame {
         Self {
             bytes: frame,
             offsets_at,
+            partitions_at,
+            first: 0,
         }
     }
 
     /// What of the partition with this place in the list is wanted next.
     pub(crate) fn set_offset(&mut self, place: usize, fetch_offset: i64) {
-        let at = self.offsets_at[place];
+        let count = self.offsets_at.len();
+        let at = self.offsets_at[(place + count - self.first) % count];
         self.bytes[at..at + 8].copy_from_slice(&fetch_offset.to_be_bytes());
+    }
+
+    /// Asks for another partition first: a broker that fills an answer begins with the first.
+    pub(crate) fn rotate(&mut self) {
+        let count = self.offsets_at.len();
+        if let [one, other, ..] = self.offsets_at[..] {
+            let each = other - one;
+            self.bytes[self.partitions_at..][..count * each].rotate_left(each);
+            self.first = (self.first + 1) % count;
+        }
     }
 
     /// The request for what begins at `fetch_offset`; give it back with [`restore`](Self::restore).

@@ -211,7 +211,7 @@ impl<C: Connection> Member<C> {
             REBALANCE_IN_PROGRESS | ILLEGAL_GENERATION | UNKNOWN_MEMBER => Ok(None),
             code => {
                 accept("SyncGroup", code)?;
-                assigned(answer.assignment)
+                assigned(answer.assignment, self.partitions)
                     .map(Some)
                     .ok_or_else(|| Failure::Protocol("an assignment that is none".to_owned()))
             }
@@ -317,8 +317,8 @@ fn range(partitions: i32, place: usize, members: usize) -> Vec<i32> {
     (from..from + each + i32::from(place < more)).collect()
 }
 
-/// Of one topic: version, topics [name, partitions], user data.
-fn assigned(mut bytes: Bytes) -> Option<Vec<i32>> {
+/// Of one topic with `partitions`: version, topics [name, partitions], user data.
+fn assigned(mut bytes: Bytes, partitions: i32) -> Option<Vec<i32>> {
     if bytes.is_empty() {
         return Some(Vec::new()); // more members than partitions
     }
@@ -332,7 +332,11 @@ fn assigned(mut bytes: Bytes) -> Option<Vec<i32>> {
     }
     bytes.advance(name);
     let count = bytes.try_get_i32().ok()?;
-    (0..count).map(|_| bytes.try_get_i32().ok()).collect()
+    let mut next = || {
+        let partition = bytes.try_get_i32().ok()?;
+        (0..partitions).contains(&partition).then_some(partition)
+    };
+    (0..count).map(|_| next()).collect()
 }
 
 fn put_string(out: &mut BytesMut, text: &str) {
@@ -352,6 +356,8 @@ mod tests {
         assert!(range(1, 1, 2).is_empty());
     }
 
+    const NEGATIVE: [u8; 17] = [0, 0, 0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 1, 255, 255, 255, 255];
+
     #[test]
     fn an_assignment_is_read_and_garbage_is_not() {
         let bytes = [
@@ -359,10 +365,13 @@ mod tests {
             &[0; 4],
             &[0, 0, 0, 5],
         ];
-        assert_eq!(assigned(Bytes::from(bytes.concat())), Some(vec![0, 5]));
-        assert_eq!(assigned(Bytes::new()), Some(vec![]));
+        assert_eq!(assigned(Bytes::from(bytes.concat()), 6), Some(vec![0, 5]));
+        // Nobody else's partitions: they are looked up in lists of this topic's.
+        assert_eq!(assigned(Bytes::from(bytes.concat()), 5), None);
+        assert_eq!(assigned(Bytes::from_static(&NEGATIVE), 5), None);
+        assert_eq!(assigned(Bytes::new(), 1), Some(vec![]));
         assert_eq!(
-            assigned(Bytes::from_static(&[0, 0, 0, 0, 0, 1, 9, 9])),
+            assigned(Bytes::from_static(&[0, 0, 0, 0, 0, 1, 9, 9]), 1),
             None
         );
     }

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::fs::{Advice, fadvise};
@@ -28,6 +28,9 @@ use crate::schedule::Pace;
 use crate::table::{Cell, Table};
 use crate::transport::Transport;
 use crate::workload::Workload;
+
+/// Groups that get nothing for so long after the warm-up, although there is more, have lost it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who reads.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -59,12 +62,14 @@ pub(crate) struct Consumed {
     pub(crate) records: u64,
     /// Bytes of batches over all groups.
     pub(crate) batch_bytes: u64,
-    /// From the first records to the last, of the slowest group.
+    /// From when the first group began to read (in a live run: from the load's begin) to the last records.
     pub(crate) elapsed_s: f64,
     /// Over all groups.
     pub(crate) records_per_s: f64,
     /// Over all groups, in 10^6 bytes of batches.
     pub(crate) megabytes_per_s: f64,
+    /// Whether requests had intended times: if not, end-to-end times count from the send.
+    pub(crate) open_loop: bool,
     /// From the intended send to the receipt, by batch; `None` in a catch-up.
     pub(crate) end_to_end: Option<Latency>,
     /// Of a catch-up, the share of the log's bytes that the broker read from the device.
@@ -72,10 +77,19 @@ pub(crate) struct Consumed {
 }
 
 impl Consumed {
-    fn of(groups: &[Rc<Group>], readers: Readers, end_to_end: Option<&Histogram<u64>>) -> Self {
+    fn of(
+        groups: &[Rc<Group>],
+        readers: Readers,
+        open_loop: bool,
+        end_to_end: Option<&Histogram<u64>>,
+    ) -> Self {
         let records = groups.iter().map(|group| group.received()).sum::<u64>();
         let batch_bytes = groups.iter().map(|group| group.bytes()).sum::<u64>();
-        let elapsed = groups.iter().map(|group| group.reading()).max();
+        let began = groups.iter().map(|group| group.began()).min();
+        let last = groups.iter().filter_map(|group| group.last()).max();
+        let elapsed = began
+            .zip(last)
+            .map(|(began, last)| last.saturating_duration_since(began));
         let elapsed_s = elapsed.unwrap_or_default().as_secs_f64();
         let per_s = |amount: f64| {
             if elapsed_s > 0.0 {
@@ -91,6 +105,7 @@ impl Consumed {
             elapsed_s,
             records_per_s: per_s(records as f64),
             megabytes_per_s: per_s(batch_bytes as f64 / 1e6),
+            open_loop,
             end_to_end: end_to_end.map(Latency::of),
             device_share: None,
         }
@@ -125,10 +140,19 @@ impl Consumed {
             title: "What the groups got".to_owned(),
             columns: columns.map(str::to_owned).to_vec(),
             rows: vec![row],
-            notes: vec![
-                "end to end: from the intended send of a batch to its receipt by a consumer"
-                    .to_owned(),
-            ],
+            notes: vec![format!(
+                "end to end: from the {} of a batch to its receipt by a consumer",
+                self.origin()
+            )],
+        }
+    }
+
+    /// What end-to-end times count from.
+    fn origin(&self) -> &'static str {
+        if self.open_loop {
+            "intended send"
+        } else {
+            "send (closed loop)"
         }
     }
 
@@ -147,7 +171,13 @@ impl Consumed {
             self.megabytes_per_s
         )];
         let end_to_end = self.end_to_end.as_ref();
-        let line = |latency: &Latency| latency.line("end to end") + " (intended send to receipt)";
+        let line = |latency: &Latency| {
+            format!(
+                "{} ({} to receipt)",
+                latency.line("end to end"),
+                self.origin()
+            )
+        };
         lines.extend(end_to_end.map(line));
         let from_device = |share: f64| {
             format!(
@@ -188,17 +218,18 @@ fn groups<T: Transport>(
 
 type Reading = tokio::task::JoinHandle<Result<(), Failure>>;
 
-/// Joins all groups and lets them read.
+/// Joins all groups, and when the last is ready lets them read.
 async fn begin_reading<T: Transport>(
     broker: Broker,
     groups: &[Rc<Group>],
 ) -> Result<Vec<Reading>, Failure> {
-    let mut readings = Vec::new();
+    let mut joined = Vec::new();
     for group in groups {
-        let consumers = consume::join::<T>(broker.address, group).await?;
-        readings.push(tokio::task::spawn_local(consume::read(consumers)));
+        joined.push(consume::join::<T>(broker.address, group).await?);
     }
-    Ok(readings)
+    groups.iter().for_each(|group| group.restart());
+    let read = |consumers| tokio::task::spawn_local(consume::read(consumers));
+    Ok(joined.into_iter().map(read).collect())
 }
 
 async fn end_reading(readings: Vec<Reading>) -> Result<(), Failure> {
@@ -217,6 +248,29 @@ async fn failure_of(groups: &[Rc<Group>]) {
     while !groups.iter().any(|group| group.has_failed()) {
         tokio::time::sleep(Duration::from_millis(20)).await; // the poll's pause
     }
+}
+
+/// Ends when all groups have read up to `ends` or one has failed; an error if they get nothing for
+/// `patience`.
+async fn have_read(groups: &[Rc<Group>], ends: &[i64], patience: Duration) -> Result<(), Failure> {
+    let received = || groups.iter().map(|group| group.received()).sum::<u64>();
+    let (mut before, mut fed) = (received(), Instant::now());
+    while !groups
+        .iter()
+        .all(|group| group.has_read(ends) || group.has_failed())
+    {
+        tokio::time::sleep(Duration::from_millis(2)).await; // the poll's pause
+        if received() != before {
+            (before, fed) = (received(), Instant::now());
+        } else if fed.elapsed() > patience {
+            let what = format!(
+                "the groups got nothing for {} s, although more was acknowledged in the warm-up",
+                patience.as_secs()
+            );
+            return Err(Failure::Target(what));
+        }
+    }
+    Ok(())
 }
 
 /// Produces while all groups read.
@@ -240,12 +294,10 @@ pub(crate) async fn live<T: Transport>(
         let phase = producers.phase(limit).await;
         warmed_up = Some(phase.inspect_err(|_| groups.iter().for_each(|group| group.stop()))?);
         let ends = producers.settled_ends(&mut client).await?;
-        // What is left of the warm-up is not to be measured. A group that never gets there fails itself.
-        while !groups
-            .iter()
-            .all(|group| group.has_read(&ends) || group.has_failed())
-        {
-            tokio::time::sleep(Duration::from_millis(2)).await; // the poll's pause
+        // What is left of the warm-up is not to be measured.
+        if let Err(failure) = have_read(&groups, &ends, PATIENCE).await {
+            groups.iter().for_each(|group| group.stop());
+            return Err(failure);
         }
     }
     groups.iter().for_each(|group| group.restart());
@@ -265,7 +317,8 @@ pub(crate) async fn live<T: Transport>(
         Ok(counted) => counted,
         Err(failure) => {
             groups.iter().for_each(|group| group.stop());
-            return Err(run::partial(&mut producers, workload, meter, failure));
+            let measured = (meter, bytes_before);
+            return Err(run::partial(&mut producers, workload, measured, failure));
         }
     };
     let ends = producers.settled_ends(&mut client).await?;
@@ -291,7 +344,8 @@ pub(crate) async fn live<T: Transport>(
             .add(&of_group)
             .expect("both have the same bounds");
     }
-    let consumed = Consumed::of(&groups, readers, workload.stamped.then_some(&end_to_end));
+    let end_to_end = workload.stamped.then_some(&end_to_end);
+    let consumed = Consumed::of(&groups, readers, open_loop, end_to_end);
     if workload.verify {
         let verified = producers.verify_logs(&mut client).await?;
         summary.verified_records = Some(verified.records);
@@ -351,7 +405,7 @@ pub(crate) async fn catch_up<T: Transport>(
     end_reading(readings).await?;
     drop(progress);
     let resources = meter.stop()?;
-    let mut consumed = Consumed::of(&groups, readers, None);
+    let mut consumed = Consumed::of(&groups, readers, false, None);
     for group in &groups {
         group.agrees(&verified)?;
     }
@@ -456,4 +510,52 @@ fn device_read_bytes(pid: Option<u32>) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("read_bytes:"))?;
     line.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_get_nothing_after_the_warm_up_end_the_run() {
+        let group = Group::new(Plan {
+            topic: "t".to_owned(),
+            begin_offsets: vec![0],
+            group: "g".to_owned(),
+            consumers: 1,
+            age: Age::New,
+            fetch_bytes_max: 1,
+            content: None,
+            clock: Clock::None,
+            writers: 1,
+        });
+        let wait = have_read(
+            std::slice::from_ref(&group),
+            &[5],
+            Duration::from_millis(20),
+        );
+        let failure = crate::transport::run_epoll(wait).unwrap().unwrap_err();
+        assert!(failure.to_string().contains("got nothing"), "{failure}");
+        let wait = have_read(std::slice::from_ref(&group), &[0], Duration::ZERO);
+        assert!(crate::transport::run_epoll(wait).unwrap().is_ok());
+    }
+
+    #[test]
+    fn end_to_end_times_of_a_closed_loop_are_not_said_to_count_from_an_intended_send() {
+        let mut times = histogram();
+        times.record(1_000).unwrap();
+        let readers = Readers {
+            groups: 1,
+            consumers: 1,
+            fetch_bytes_max: 1,
+        };
+        let said = |open_loop| {
+            let consumed = Consumed::of(&[], readers, open_loop, Some(&times));
+            (consumed.lines().concat(), consumed.table().notes.concat())
+        };
+        let (lines, notes) = said(true);
+        assert!(lines.contains("intended") && notes.contains("intended"));
+        let (lines, notes) = said(false);
+        assert!(!lines.contains("intended") && !notes.contains("intended"));
+    }
 }

@@ -86,7 +86,10 @@ impl Phase {
         let begin = Instant::now();
         Rc::new(Self {
             begin,
-            deadline: limit.duration.map(|duration| begin + duration),
+            // What the clock cannot count to never comes.
+            deadline: limit
+                .duration
+                .and_then(|duration| begin.checked_add(duration)),
             requests: limit.requests,
             requests_left: Cell::new(limit.requests.unwrap_or(u64::MAX)),
             stopped: Cell::new(false),

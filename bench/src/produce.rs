@@ -5,9 +5,11 @@
 //! loads that ask for it (`Build::Each`). Sequences and times are patched in (`patch`).
 
 mod check;
+mod lateness;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -18,12 +20,13 @@ use crate::patch::Fields;
 use crate::phase::{Counted, Limit, Pending, Phase, Window, wait_until};
 use crate::progress;
 use crate::records::{Form, Sent};
-use crate::schedule::Schedule;
+use crate::schedule::{Pace, Schedule};
 use crate::transport::{Connection, Transport};
 use crate::verify::{Catalog, Ledger};
 use crate::workload::{self, Build, Workload};
 
 pub(crate) use check::Verified;
+use lateness::{Lateness, STALL};
 
 /// Frames up to here are gathered into one write; larger ones would only be copied.
 const GATHER_FRAME_BYTES_MAX: usize = 4 << 10;
@@ -63,6 +66,8 @@ struct Producer<C> {
     fields: Vec<Rc<Fields>>,
     /// Where the batch begins in each.
     batch_at: usize,
+    /// The mean.
+    batch_bytes: usize,
     form: Form,
     sent: u64,
     answered: u64,
@@ -176,10 +181,10 @@ impl<T: Transport> Producers<T> {
         self.bytes.get()
     }
 
-    /// Bytes of a connection's batches before compression changes them; all are about equally long.
+    /// Bytes of a batch, as the mean over the first connection's round.
     pub(crate) fn batch_bytes(&self) -> usize {
         let first = self.producers.first();
-        first.map_or(0, |producer| producer.batch_bytes())
+        first.map_or(0, |producer| producer.batch_bytes)
     }
 
     /// What was counted by the phase that failed, once.
@@ -260,15 +265,12 @@ impl<C: Connection> Producer<C> {
             frames,
             fields,
             batch_at,
+            batch_bytes: pool.iter().map(Vec::len).sum::<usize>() / pool.len().max(1),
             form,
             sent: 0,
             answered: 0,
             times: None,
         }
-    }
-
-    fn batch_bytes(&self) -> usize {
-        self.frames.first().map_or(0, Vec::len) - self.batch_at
     }
 
     async fn run(&mut self, shared: &Shared, schedule: Schedule) -> Result<(), Failure> {
@@ -295,9 +297,11 @@ impl<C: Connection> Producer<C> {
             phase: &shared.phase,
             window: &window,
         };
+        // What was answered already makes room before the writer looks for some.
         tokio::try_join!(
-            writer.write(schedule),
-            reader.read(workload, &shared.ledgers)
+            biased;
+            reader.read(workload, &shared.ledgers),
+            writer.write(schedule)
         )?;
         Ok(())
     }
@@ -320,24 +324,15 @@ struct Writer<'a, C> {
 impl<C: Connection> Writer<'_, C> {
     async fn write(mut self, mut schedule: Schedule) -> Result<(), Failure> {
         let mut gathered = Vec::new();
-        let phase = &self.shared.phase;
+        let mut lateness = Lateness::default();
+        let phase = Rc::clone(&self.shared.phase);
         loop {
             let intended = schedule.intended().map(|time| phase.began() + time);
-            if let Some(intended) = intended {
-                wait_until(self.connection, intended).await;
-            }
-            let had_room = self.window.has_room();
-            self.window.room().await;
-            let now = Instant::now();
+            let now = self.may_leave(intended, &mut lateness).await;
             if !phase.may_send(intended.unwrap_or(now)) {
                 break;
             }
-            // Only a request that had to wait for room is late by the broker's doing.
-            let due = if had_room {
-                intended.unwrap_or(now)
-            } else {
-                now
-            };
+            let due = intended.map_or(now, |intended| lateness.due(intended, now));
             schedule.advance();
             let place = self.number_frame(intended, due, now)?;
 
@@ -348,21 +343,40 @@ impl<C: Connection> Writer<'_, C> {
                 if more && self.answers && gathered.len() < GATHER_BYTES_MAX {
                     continue;
                 }
-                gathered = self.send(gathered).await?;
+                gathered = self.send(gathered, &mut lateness).await?;
                 gathered.clear();
             } else {
                 let frame = std::mem::take(&mut self.frames[place]);
-                self.frames[place] = self.send(frame).await?;
+                self.frames[place] = self.send(frame, &mut lateness).await?;
             }
             if !self.answers {
                 phase.answered(None);
             }
         }
         if !gathered.is_empty() {
-            self.send(gathered).await?;
+            self.send(gathered, &mut lateness).await?;
         }
         self.window.close();
         Ok(())
+    }
+
+    /// Waits until the next request is due and has room.
+    async fn may_leave(&self, intended: Option<Instant>, lateness: &mut Lateness) -> Instant {
+        if let Some(intended) = intended {
+            let waits = Instant::now() < intended;
+            wait_until(self.connection, intended).await;
+            // Who slept too long has not seen the answers that came meanwhile.
+            if waits && !self.window.has_room() && intended.elapsed() > STALL {
+                self.connection.turn().await;
+            }
+        }
+        let had_room = self.window.has_room();
+        self.window.room().await;
+        let now = Instant::now();
+        if !had_room {
+            lateness.held_until(now, intended.unwrap_or(now));
+        }
+        now
     }
 
     /// Makes the frame whose turn it is ready, and notes it as under way.
@@ -436,8 +450,24 @@ impl<C: Connection> Writer<'_, C> {
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    async fn send(&self, bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
-        let (written, bytes) = self.connection.write_all(bytes).await;
+    /// Writes; if the socket had no room for it, what is due meanwhile is late by the broker's doing.
+    async fn send(&self, bytes: Vec<u8>, lateness: &mut Lateness) -> Result<Vec<u8>, Failure> {
+        let is_paced = self.shared.workload.pace != Pace::Closed;
+        let mut write = pin!(self.connection.write_all(bytes));
+        // A write that the kernel takes at once ends with this turn at the latest.
+        let at_once = tokio::select! {
+            biased;
+            written = &mut write => Some(written),
+            () = self.connection.turn(), if is_paced => None,
+        };
+        let (written, bytes) = match at_once {
+            Some(written) => written,
+            None => {
+                let written = write.await;
+                lateness.written_at(Instant::now());
+                written
+            }
+        };
         written.map_err(Failure::system("writing to the broker"))?;
         Ok(bytes)
     }

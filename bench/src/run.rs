@@ -53,7 +53,10 @@ pub(crate) async fn produce<T: Transport>(
     let meter = Meter::start(broker.pid)?;
     let counted = match producers.phase(limit).await {
         Ok(counted) => counted,
-        Err(failure) => return Err(partial(&mut producers, workload, meter, failure)),
+        Err(failure) => {
+            let measured = (meter, bytes_before);
+            return Err(partial(&mut producers, workload, measured, failure));
+        }
     };
     let resources = meter.stop()?;
     let amounts = (
@@ -72,11 +75,11 @@ pub(crate) async fn produce<T: Transport>(
     Ok(Run { summary, reasons })
 }
 
-/// A failure with what was counted before it.
+/// A failure with what was counted before it, since the meter ran and `bytes_before` had been sent.
 pub(crate) fn partial<T: Transport>(
     producers: &mut Producers<T>,
     workload: &Workload,
-    meter: Meter,
+    (meter, bytes_before): (Meter, u64),
     failure: Failure,
 ) -> Failure {
     // The broker may be gone, so that only this side can still be read.
@@ -86,7 +89,8 @@ pub(crate) fn partial<T: Transport>(
     };
     let records = counted.requests * workload.records_per_batch as u64;
     let share = counted.requests as f64 / counted.lag.len().max(1) as f64;
-    let bytes = (producers.bytes() as f64 * share.min(1.0)) as u64;
+    let sent = producers.bytes() - bytes_before;
+    let bytes = (sent as f64 * share.min(1.0)) as u64;
     let open_loop = workload.pace != Pace::Closed;
     let summary = Summary::new(&counted, (records, bytes), open_loop, resources);
     Failure::Partial {

@@ -12,9 +12,11 @@ use crate::client::Client;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
+use crate::phase::Limit;
 use crate::progress::Progress;
 use crate::report::{Document, Measurement, Summary, fields, say};
 use crate::run::{self, Broker};
+use crate::schedule::{Arrival, Pace};
 use crate::table;
 use crate::target::Target;
 use crate::transport::Transport;
@@ -24,6 +26,8 @@ use crate::workload::Workload;
 const KEPT_SHARE: f64 = 0.99;
 /// How often a point is repeated whose generator was late.
 const ATTEMPTS: usize = 3;
+/// A point lasts so many times the objective's time at least.
+const LENGTH_LEAST: f64 = 10.0;
 /// Rates beyond are nobody's.
 const RATE_MAX: f64 = 1e8;
 
@@ -114,20 +118,31 @@ impl<'a> Scene<'a> {
         }
     }
 
+    fn limit(&self, rate: f64) -> Result<Limit, Failure> {
+        Ok(self.args.pace.limit(&self.args.workload(rate)?))
+    }
+
     async fn attempt<T: Transport>(&self, rate: f64, role: &'static str) -> Result<Point, Failure> {
         let mut workload = self.args.workload(rate)?;
-        workload.topic = format!("{}-{}", workload.topic, self.body.points.len());
+        let (process, number) = (std::process::id(), self.body.points.len());
+        workload.topic = format!("{}-{process}-{number}", workload.topic);
         let broker = Broker {
             address: self.target.address,
             pid: self.target.pid,
         };
         let limit = self.args.pace.limit(&workload);
+        let mut client = Client::connect::<T>(broker.address).await?;
+        let topic = &workload.topic;
+        // It is deleted below: nobody else's may be.
+        if !client.create_topic(topic, workload.partitions).await? {
+            let what = format!("the topic {topic} is there already: take another --topic");
+            return Err(Failure::Usage(what));
+        }
         let progress = Progress::begin("point");
         let run = run::produce::<T>(broker, &workload, self.args.pace.warm_up, limit).await?;
         drop(progress);
         // Its log is not needed any more; a long search would fill the disk.
-        let mut client = Client::connect::<T>(broker.address).await?;
-        client.delete_topic(&workload.topic).await?;
+        client.delete_topic(topic).await?;
         let objective = self.body.objective;
         Ok(Point {
             rate,
@@ -211,16 +226,50 @@ impl<'a> Scene<'a> {
 }
 
 impl Objective {
+    /// Why a point at `rate` would tell nothing: a backlog cannot be seen in so short a time.
+    fn too_short(&self, rate: f64, limit: Limit) -> Option<String> {
+        let by_time = limit.duration.map(|duration| duration.as_secs_f64());
+        let by_count = limit.requests.map(|requests| requests as f64 / rate);
+        let length_s = by_time.into_iter().chain(by_count).reduce(f64::min)?;
+        let least_s = LENGTH_LEAST * self.below_us / 1e6;
+        (length_s < least_s).then(|| {
+            format!(
+                "a point at {rate:.0} requests/s lasts {length_s:.6} s, and less than {LENGTH_LEAST} times the \
+                 objective's time ({least_s:.6} s) says nothing: take more --duration or --messages"
+            )
+        })
+    }
+
     fn is_met(&self, rate: f64, summary: &Summary, workload: &Workload) -> bool {
-        let kept = summary.requests as f64 / summary.elapsed_s >= rate * KEPT_SHARE;
+        let requests = summary.requests as f64;
+        // So far can the sum of that many independent gaps be off.
+        let spread = match workload.pace {
+            Pace::Open {
+                arrival: Arrival::Poisson,
+                ..
+            } => 3.0 * requests.sqrt(),
+            Pace::Open { .. } | Pace::Closed => 0.0,
+        };
+        let schedule_s = (requests + spread) / rate;
+        let kept = summary.elapsed_s <= schedule_s / KEPT_SHARE;
         // The last answers come after the last send; a short run must not fail for that.
         let few = summary.requests < 1000 * workload.connections as u64;
+        let kept = kept || (few && summary.elapsed_s <= schedule_s + self.below_us / 1e6);
         let measured = summary.latency.at_us(self.quantile);
-        (kept || few) && measured.is_some_and(|measured| measured <= self.below_us)
+        kept && measured.is_some_and(|measured| measured <= self.below_us)
     }
 }
 
 impl Point {
+    /// After the last attempt.
+    fn why_invalid(&self) -> String {
+        format!(
+            "at {:.0} requests/s, {ATTEMPTS} times: {}",
+            self.rate,
+            self.reasons.join(", ")
+        )
+    }
+
     fn line(&self) -> String {
         let verdict = match (&self.reasons[..], self.within) {
             ([_, ..], _) => "INVALID",
@@ -229,15 +278,19 @@ impl Point {
             (_, None) => "",
         };
         let latency = &self.summary.latency;
+        let times = if latency.count == 0 {
+            "no latency (acks=0)".to_owned()
+        } else {
+            format!(
+                "p50 {:>7.0} us  p99 {:>8.0} us  p99.9 {:>8.0} us",
+                latency.p50_us, latency.p99_us, latency.p99_9_us
+            )
+        };
         format!(
-            "{:>9.0} requests/s  {:>9.0} done/s  {:>7.1} MB/s  p50 {:>7.0} us  p99 {:>8.0} us  p99.9 {:>8.0} us  \
-             {verdict:<7} {}",
+            "{:>9.0} requests/s  {:>9.0} done/s  {:>7.1} MB/s  {times}  {verdict:<7} {}",
             self.rate,
             self.summary.requests as f64 / self.summary.elapsed_s,
             self.summary.megabytes_per_s,
-            latency.p50_us,
-            latency.p99_us,
-            latency.p99_9_us,
             self.role
         )
     }
@@ -265,6 +318,10 @@ async fn sweep_all<T: Transport>(
 
 /// `max`.
 pub(crate) async fn max<T: Transport>(args: &MaxArgs) -> Result<(), Failure> {
+    if args.rated.workload(1.0)?.acks == 0 {
+        let what = "max needs answers to time: no --acks 0";
+        return Err(Failure::Usage(what.to_owned()));
+    }
     let mut scene = Scene::new::<T>(&args.rated, Some(args.slo)).await?;
     let result = search::<T>(&mut scene, args).await;
     scene.finish("max", result)
@@ -277,13 +334,16 @@ async fn search<T: Transport>(
 ) -> Result<Vec<String>, Failure> {
     let mut search = Search::new(args.from, args.precision);
     while let Some(rate) = search.next() {
+        let known = format!(
+            "the broker kept the objective at {:.0} requests/s, and what it could do beyond is not known",
+            search.good
+        );
+        if let Some(reason) = args.slo.too_short(rate, scene.limit(rate)?) {
+            return Ok(vec![format!("{reason}; {known}")]);
+        }
         let point = scene.point::<T>(rate, "search").await?;
         if !point.reasons.is_empty() {
-            return Ok(vec![format!(
-                "the generator was late at {rate:.0} requests/s, {ATTEMPTS} times: the broker kept the objective \
-                 at {:.0}, and what it could do beyond is not known",
-                search.good
-            )]);
+            return Ok(vec![format!("{}; {known}", point.why_invalid())]);
         }
         search.tell(rate, point.within == Some(true));
     }
@@ -292,7 +352,11 @@ async fn search<T: Transport>(
         let mut confirmed = true;
         for _ in 0..args.confirmations {
             let point = scene.point::<T>(search.good, "confirm").await?;
-            confirmed = point.reasons.is_empty() && point.within == Some(true);
+            if !point.reasons.is_empty() {
+                let what = "that was to confirm it: the highest rate is not known";
+                return Ok(vec![format!("{}; {what}", point.why_invalid())]);
+            }
+            confirmed = point.within == Some(true);
             if !confirmed {
                 break;
             }
@@ -440,5 +504,57 @@ mod tests {
         }
         assert_eq!(rates[..3], [64.0, 32.0, 16.0]);
         assert!(rates.len() < 10);
+    }
+
+    /// `requests` of one connection at 1000 a second, each answered in 100 us, in `elapsed_s`.
+    fn is_met(requests: u64, elapsed_s: f64) -> bool {
+        let mut latency = crate::phase::histogram();
+        latency.record_n(100_000, requests).unwrap();
+        let second = std::time::Duration::from_secs(1);
+        let counted = crate::phase::Counted {
+            requests,
+            elapsed: std::time::Duration::from_secs_f64(elapsed_s),
+            service: latency.clone(),
+            lag: latency.clone(),
+            latency,
+            began_unix_s: 0.0,
+            intervals: (second, Vec::new()),
+        };
+        let resources = crate::resources::Resources::unmeasured();
+        let summary = Summary::new(&counted, (requests, requests), true, resources);
+        let workload = Workload {
+            pace: Pace::Open {
+                rate: 1000.0,
+                arrival: Arrival::Fixed,
+            },
+            ..Workload::default()
+        };
+        let within_5_ms = Objective {
+            quantile: 0.99,
+            below_us: 5000.0,
+        };
+        within_5_ms.is_met(1000.0, &summary, &workload)
+    }
+
+    #[test]
+    fn a_rate_that_was_not_reached_is_beyond_however_few_requests_there_were() {
+        assert!(is_met(200, 0.2) && is_met(200, 0.204));
+        assert!(!is_met(200, 0.21) && !is_met(200, 2.0));
+        assert!(is_met(2000, 2.01) && !is_met(2000, 2.1));
+    }
+
+    #[test]
+    fn a_point_that_is_short_beside_its_objective_is_refused() {
+        let below_1_s = Objective {
+            quantile: 0.99,
+            below_us: 1e6,
+        };
+        let limit = |seconds, requests| Limit {
+            duration: Some(std::time::Duration::from_secs(seconds)),
+            requests,
+        };
+        let too_short = |limit| below_1_s.too_short(1000.0, limit).is_some();
+        assert!(too_short(limit(9, None)) && !too_short(limit(10, None)));
+        assert!(too_short(limit(60, Some(9_000))) && !too_short(limit(60, Some(10_000))));
     }
 }

@@ -12,6 +12,8 @@ use crate::schedule::Pace;
 /// All batches of all pools together stay about this small: two copies are held, and a pool that
 /// does not fit the cache would measure memory.
 const POOL_BYTES_MAX: usize = 8 << 20;
+/// A pool beyond is refused: it is held up to three times.
+const POOL_BYTES_LIMIT: usize = 2 << 30;
 /// More batches in a round make no check sharper.
 const POOL_BATCHES_MAX: usize = 64;
 /// A round of one could hide a doubled batch.
@@ -152,6 +154,11 @@ impl Workload {
         if longest * self.records_per_batch > BATCH_BYTES_MAX {
             return Err(Failure::Usage("a batch may have at most 64 MiB".to_owned()));
         }
+        if self.pool_bytes() > POOL_BYTES_LIMIT {
+            let what = "the batches of all connections would take more than 2 GiB: take fewer connections, \
+                        smaller batches, a smaller payload file or fewer messages";
+            return Err(Failure::Usage(what.to_owned()));
+        }
         if !(-1..=1).contains(&self.acks) {
             return Err(Failure::Usage(format!(
                 "--acks must be 0, 1 or all, not {}",
@@ -227,8 +234,8 @@ impl Workload {
         self.produce_version >= 3 && !changes
     }
 
-    /// The records of each connection's round, sized to stay in the cache.
-    pub(crate) fn records(&self) -> Vec<Vec<Vec<Sent>>> {
+    /// Batches of each connection's round, so many that all stay in the cache.
+    fn round(&self) -> usize {
         let recipe = self.recipe();
         let batch_bytes = recipe.value_bytes_max(self.records_per_batch) * self.records_per_batch;
         let room = POOL_BYTES_MAX / (self.connections * (batch_bytes + 64));
@@ -237,8 +244,32 @@ impl Workload {
             // Every line is sent.
             round = round.max(lines.len().div_ceil(self.records_per_batch));
         }
-        let round = self.round.unwrap_or(round);
-        recipe.records(self.connections, round, self.records_per_batch)
+        self.round.unwrap_or(round)
+    }
+
+    /// What the records of all rounds take, headers of memory included.
+    fn pool_bytes(&self) -> usize {
+        const RECORD_BYTES: usize = 64;
+        let records = self.round().saturating_mul(self.records_per_batch);
+        let value_bytes = match &self.values {
+            Values::Lines(lines) => {
+                let bytes = lines.iter().map(Vec::len).sum::<usize>();
+                records.div_ceil(lines.len().max(1)).saturating_mul(bytes)
+            }
+            Values::Random | Values::Json => {
+                let most = self.recipe().value_bytes_max(self.records_per_batch);
+                records.saturating_mul(most)
+            }
+        };
+        value_bytes
+            .saturating_add(records.saturating_mul(RECORD_BYTES))
+            .saturating_mul(self.connections)
+    }
+
+    /// The records of each connection's round.
+    pub(crate) fn records(&self) -> Vec<Vec<Vec<Sent>>> {
+        self.recipe()
+            .records(self.connections, self.round(), self.records_per_batch)
     }
 }
 
@@ -327,6 +358,19 @@ mod tests {
             ..Workload::default()
         };
         assert!(refused(acks).contains("--acks"));
+        let lines = vec![vec![0; 1 << 10]; 64 << 10];
+        let copied = |connections| Workload {
+            connections,
+            values: Values::Lines(std::rc::Rc::new(lines.clone())),
+            ..Workload::default()
+        };
+        assert!(refused(copied(64)).contains("2 GiB"));
+        assert!(copied(4).check().is_ok());
+        let many = Workload {
+            round: Some(1_000_000_000),
+            ..Workload::default()
+        };
+        assert!(refused(many).contains("2 GiB"));
         assert!(Workload::default().check().is_ok());
     }
 }

@@ -193,15 +193,39 @@ fn a_sweep_and_a_search_keep_their_points() {
     let done = bench(&format!(
         "max --slo p99<10us --from 100 --confirmations 1 --bootstrap {bootstrap} {load} --topic never"
     ));
-    assert_eq!(
-        done.code,
-        Some(1),
-        "no broker answers in 10 us\n{}",
+    assert_eq!(done.code, Some(1), "{}", done.text);
+    let none_does = done.text.contains("no rate down to");
+    assert!(
+        none_does || done.text.contains("generator lagged"),
+        "{}",
         done.text
     );
     let done = bench(&format!(
         "max --slo p100<60s --from 20M --precision 50% --confirmations 1 --bootstrap {bootstrap} --warm-up 0s \
          --messages 50 --record-bytes 60 --batch-bytes 1 --in-flight 500 --topic most"
     ));
+    assert_eq!(done.code, Some(1), "{}", done.text);
+    done.says(&["INVALID: a point at 20000000 requests/s lasts"]);
+    let done = bench(&format!(
+        "max --slo p50<10ms --from 50 --precision 50% --confirmations 1 --bootstrap {bootstrap} {load} --acks 0"
+    ));
+    assert_eq!(done.code, Some(2), "{}", done.text);
+    done.says(&["no --acks 0"]);
+}
+
+#[test]
+fn a_sweep_deletes_no_topic_that_was_there_before() {
+    let broker = Broker::start();
+    let bootstrap = broker.bootstrap();
+    let kept = "--warm-up 0s --messages 50 --record-bytes 60 --batch-bytes 1 --topic kept-0";
+    let done = bench(&format!("produce --bootstrap {bootstrap} {kept}"));
+    assert_eq!(done.code, Some(0), "{}", done.text);
+    broker.wait_for_log("kept-0", 50 * 60);
+    let done = bench(&format!(
+        "sweep --rate 500 --bootstrap {bootstrap} --warm-up 0s --duration 100ms --record-bytes 60 \
+         --batch-bytes 1 --in-flight 500 --topic kept"
+    ));
     assert!(done.is_through(), "{}", done.text);
+    let log = broker.directory.join("data/logs/kept-0-0");
+    assert!(log.exists(), "no {}", log.display());
 }

@@ -1,6 +1,7 @@
 //! Patched frames against what `kafka-protocol` reads and writes.
 
 use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::fetch_request::FetchPartition;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use kafka_protocol::messages::{
@@ -49,12 +50,35 @@ fn a_patched_fetch_frame_is_what_kafka_protocol_reads() {
     let mut body = opened(&bytes, 1, 11, 9);
     let request = FetchRequest::decode(&mut body, FETCH_VERSION).unwrap();
     assert!(body.is_empty());
-    assert_eq!((request.session_epoch, request.max_bytes), (-1, 1 << 20));
+    assert_eq!((request.session_epoch, request.max_bytes), (-1, 50 << 20));
     let partition = &request.topics[0].partitions[0];
     assert_eq!(partition.partition, 5);
     assert_eq!(partition.fetch_offset, 123_456_789_012);
     frame.restore(bytes);
     assert_eq!(frame.take(10, 1).len(), 4 + body_length(&request));
+}
+
+#[test]
+fn partitions_take_turns_to_be_the_first() {
+    for version in [FETCH_VERSION_OLD, FETCH_VERSION] {
+        let mut frame = FetchFrame::of_partitions(version, "marks", &[4, 5, 9], 1 << 20);
+        for turn in 0..7 {
+            for (place, offset) in [400, 500, 900].into_iter().enumerate() {
+                frame.set_offset(place, offset + turn);
+            }
+            let bytes = frame.take_as_set(9);
+            let mut body = opened(&bytes, 1, version, 9);
+            let request = FetchRequest::decode(&mut body, version).unwrap();
+            assert!(body.is_empty());
+            let of = |partition: &FetchPartition| (partition.partition, partition.fetch_offset);
+            let asked: Vec<_> = request.topics[0].partitions.iter().map(of).collect();
+            let mut expected = [(4, 400 + turn), (5, 500 + turn), (9, 900 + turn)];
+            expected.rotate_left(usize::try_from(turn % 3).unwrap());
+            assert_eq!(asked, expected, "turn {turn}");
+            frame.restore(bytes);
+            frame.rotate();
+        }
+    }
 }
 
 fn body_length(request: &FetchRequest) -> usize {

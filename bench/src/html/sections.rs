@@ -259,7 +259,11 @@ pub(super) fn details(measurement: &Measurement) -> String {
         rows.push(latencies("the generator's own lag", &summary.generator_lag));
     }
     if let Some(end_to_end) = &measurement.end_to_end {
-        rows.push(latencies("end to end, from the intended time", end_to_end));
+        let names = [
+            "end to end, from the send",
+            "end to end, from the intended time",
+        ];
+        rows.push(latencies(names[usize::from(summary.open_loop)], end_to_end));
     }
     let columns = [
         "", "requests", "min", "mean", "p50", "p75", "p90", "p95", "p99", "p99.9", "p99.99", "max",

@@ -36,6 +36,10 @@ enum Fault {
     Change,
     Refuse,
     Die,
+    /// Not before the 300th.
+    DieLate,
+    /// Reads one request in 2 ms.
+    Slow,
 }
 
 #[derive(Default)]
@@ -68,7 +72,7 @@ impl Log {
             return (0, self.append(sent));
         }
         match fault {
-            Fault::None | Fault::Die => (0, self.append(sent)),
+            Fault::None | Fault::Die | Fault::DieLate | Fault::Slow => (0, self.append(sent)),
             Fault::Lose => (0, self.end),
             Fault::Double => {
                 self.append(sent);
@@ -108,8 +112,16 @@ fn connection(mut stream: TcpStream, log: &std::sync::Mutex<Log>, fault: Fault) 
         stream.read_exact(&mut prefix).ok()?;
         let mut frame = vec![0; i32::from_be_bytes(prefix) as usize];
         stream.read_exact(&mut frame).ok()?;
+        if fault == Fault::Slow {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
         let mut log = log.lock().unwrap();
-        if fault == Fault::Die && log.batches >= 10 {
+        let last = match fault {
+            Fault::Die => 10,
+            Fault::DieLate => 300,
+            _ => u64::MAX,
+        };
+        if log.batches >= last {
             return None; // the stream closes
         }
         let acks_0 = frame[..2] == [0, 0] && frame[25..27] == [0, 0];
@@ -365,4 +377,118 @@ fn nobody_there_is_a_plain_failure() {
     let run = run::produce::<Epoll>(broker, &workload, std::time::Duration::ZERO, LIMIT);
     let failure = run_epoll(run).unwrap().unwrap_err();
     assert!(failure.to_string().contains("127.0.0.1:1"), "{failure}");
+}
+
+fn paced(rate: f64) -> crate::schedule::Pace {
+    let arrival = crate::schedule::Arrival::Fixed;
+    crate::schedule::Pace::Open { rate, arrival }
+}
+
+#[test]
+fn a_generator_that_was_stopped_is_late_even_if_its_window_is_one() {
+    let paced = Workload {
+        connections: 1,
+        in_flight: 1,
+        pace: paced(2000.0),
+        ..workload()
+    };
+    let run = run_epoll(async {
+        tokio::task::spawn_local(async {
+            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+            // The whole thread, as if it was preempted.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        });
+        load::<Epoll>(Fault::None, paced).await
+    });
+    let run = run.unwrap().unwrap();
+    let reasons = run.reasons.concat();
+    assert!(reasons.contains("generator lagged"), "{:?}", run.summary);
+    // And not by the first request after it alone: what was due meanwhile is as late.
+    let (lag, latency) = (&run.summary.generator_lag, &run.summary.latency);
+    assert!(lag.p50_us() * 2.0 > latency.p50_us(), "{:?}", run.summary);
+}
+
+/// The broker takes 2 ms for a request, whose bytes fill the socket; all are due at once.
+async fn median_lag_share<T: Transport>() -> f64 {
+    let large = Workload {
+        connections: 1,
+        record_bytes: 1 << 20,
+        records_per_batch: 1,
+        acks: 0,
+        verify: false,
+        pace: paced(100_000.0),
+        ..workload()
+    };
+    let run = load::<T>(Fault::Slow, large).await.unwrap();
+    run.summary.generator_lag.p50_us() / (run.summary.elapsed_s * 1e6)
+}
+
+#[test]
+fn a_full_socket_is_not_the_generators_lag() {
+    let share = run_epoll(median_lag_share::<Epoll>()).unwrap();
+    assert!(share < 0.1, "{share}");
+    match run_uring(median_lag_share::<Uring>()) {
+        Ok(share) => assert!(share < 0.1, "{share}"),
+        Err(error) => eprintln!("not run: {error}"),
+    }
+}
+
+#[test]
+fn what_a_failed_run_counted_leaves_the_warm_up_out() {
+    let failure = run_epoll(async {
+        let broker = Broker {
+            address: serve(Fault::DieLate),
+            pid: Some(std::process::id()),
+        };
+        let warm_up = std::time::Duration::from_secs(60); // ends with its 200 requests
+        run::produce::<Epoll>(broker, &workload(), warm_up, LIMIT).await
+    });
+    let (failure, summary) = failure.unwrap().unwrap_err().into_parts();
+    let summary = summary.unwrap_or_else(|| panic!("{failure}"));
+    assert!(summary.requests <= 100, "{}", summary.requests);
+    let batch_bytes = 5 * 100 + 200; // with its headers
+    assert!(
+        summary.batch_bytes <= summary.requests * batch_bytes,
+        "{} bytes in {} requests",
+        summary.batch_bytes,
+        summary.requests
+    );
+}
+
+#[test]
+fn a_duration_that_no_clock_reaches_is_no_limit() {
+    let phase = Phase::begin(Limit {
+        duration: Some(std::time::Duration::MAX),
+        requests: Some(1),
+    });
+    assert!(phase.may_send(Instant::now()));
+    assert!(!phase.may_send(Instant::now()));
+}
+
+#[test]
+fn batches_of_many_sizes_are_as_long_as_their_mean() {
+    let spread = Workload {
+        connections: 1,
+        record_bytes: 1000,
+        records_per_batch: 1,
+        record_bytes_least: Some(1),
+        ..workload()
+    };
+    let bytes = run_epoll(async {
+        let address = serve(Fault::None);
+        let mut client = Client::connect::<Epoll>(address).await.unwrap();
+        let mut producers = Producers::<Epoll>::connect(&mut client, address, &spread)
+            .await
+            .unwrap();
+        let mean = producers.batch_bytes();
+        let requests = producers.producers[0].frames.len() as u64;
+        let limit = Limit {
+            duration: None,
+            requests: Some(requests),
+        };
+        producers.phase(limit).await.unwrap();
+        (mean as u64, producers.bytes() / requests)
+    });
+    let (mean, sent) = bytes.unwrap();
+    assert_eq!(mean, sent);
 }

@@ -63,6 +63,9 @@ impl Latency {
 
     /// Of a histogram of nanoseconds.
     pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        if histogram.is_empty() {
+            return Self::unmeasured(); // acks=0: nothing was answered
+        }
         let us = |nanoseconds: u64| nanoseconds as f64 / 1e3;
         let at = |quantile| us(histogram.value_at_quantile(quantile));
         Self {
@@ -105,6 +108,9 @@ impl Latency {
 
     /// For a person.
     pub(crate) fn line(&self, name: &str) -> String {
+        if self.count == 0 {
+            return format!("{name:<12} none: nothing was answered (acks=0)");
+        }
         format!(
             "{name:<12} min {:.0} us, p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us",
             self.min_us, self.p50_us, self.p90_us, self.p99_us, self.p99_9_us, self.max_us
