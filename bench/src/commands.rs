@@ -105,7 +105,8 @@ impl Scene {
     /// Tells and keeps a run that went through, be it valid or not.
     fn finish(self, reasons: Vec<String>) -> Result<(), Failure> {
         let measurements = self.measurements();
-        self.target.stop()?;
+        // What was measured is kept, but a broker that did not end well makes it a failed run.
+        let stopped = self.target.stop();
         let summary = self.summary.iter().flat_map(Summary::lines);
         let consumed = self.body.consumed.iter().flat_map(Consumed::lines);
         for line in summary.chain(consumed) {
@@ -113,11 +114,18 @@ impl Scene {
         }
         let tables = self.body.consumed.iter().map(Consumed::table).collect();
         if let Some(folder) = &self.folder {
-            Document::new(self.kind, self.environment, reasons.clone(), self.body)
-                .with_measurements(measurements)
-                .with_tables(tables)
-                .write(folder)?;
+            let (kind, environment) = (self.kind, self.environment);
+            let document = match &stopped {
+                Ok(()) => Document::new(kind, environment, reasons.clone(), self.body),
+                Err(failure) => {
+                    let what = failure.to_string();
+                    Document::failed(kind, environment, what, self.body)
+                }
+            };
+            let document = document.with_measurements(measurements);
+            document.with_tables(tables).write(folder)?;
         }
+        stopped?;
         if reasons.is_empty() {
             Ok(())
         } else {
