@@ -310,7 +310,7 @@ async fn native<T: Transport>(
     let live = live::<T>(broker, &workload("live"), shape).await?;
     let client = format!(
         "native, Produce v{produce_version}, acks=1, one message a request, at most {IN_FLIGHT} in flight a \
-         connection, {} connections",
+         connection, connections: {}",
         shape.partitions
     );
     let summary = second.counted.as_ref().map(|(counted, bytes)| {
