@@ -299,7 +299,10 @@ pub(crate) async fn live<T: Transport>(
             group.agrees(&verified)?;
         }
     }
-    let reasons = summary.reasons(&counted);
+    let mut reasons = summary.reasons(&counted);
+    if workload.stamped && end_to_end.is_empty() {
+        reasons.push("no batch came with the time at which it was to leave".to_owned());
+    }
     Ok((Run { summary, reasons }, consumed))
 }
 
