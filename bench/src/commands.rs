@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::begin;
-use crate::cli::{FetchArgs, ProduceArgs, RunArgs};
+use crate::cli::{FetchArgs, ProduceArgs, RunArgs, TargetArgs};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
@@ -61,6 +61,34 @@ impl Scene {
             body,
             folder,
         }
+    }
+
+    /// Starts the broker, if one is to be started. One that does not start is a result as well.
+    async fn begin<T: Transport>(
+        kind: &'static str,
+        args: &TargetArgs,
+        workload: &Workload,
+        folder: Option<Folder>,
+    ) -> Result<Self, Failure> {
+        let failure = match begin(args).await {
+            Ok(begun) => return Ok(Self::new::<T>(kind, begun, workload, folder)),
+            Err(failure) => failure,
+        };
+        if let Some(folder) = &folder {
+            let environment = Environment::capture(&args.spawn_args.work_dir());
+            let body = RunBody {
+                io: T::NAME,
+                target: "not started".to_owned(),
+                consumed: None,
+                resources: None,
+            };
+            let document = Document::failed(kind, environment, failure.to_string(), body);
+            // The failure itself is what must be told.
+            if let Err(error) = document.write(folder) {
+                say(&format!("no result was kept: {error}"));
+            }
+        }
+        Err(failure)
     }
 
     /// What the charts are drawn of.
@@ -138,7 +166,7 @@ impl Scene {
 pub(crate) async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
     let (workload, limit) = args.plan()?;
     let folder = args.target.output.claim()?;
-    let scene = Scene::new::<T>("produce", begin(&args.target).await?, &workload, folder);
+    let scene = Scene::begin::<T>("produce", &args.target, &workload, folder).await?;
     let progress = Progress::begin("produce");
     let run = run::produce::<T>(scene.broker(), &workload, args.pace.warm_up, limit).await;
     drop(progress);
@@ -150,7 +178,7 @@ pub(crate) async fn fetch<T: Transport>(args: &FetchArgs) -> Result<(), Failure>
     let workload = args.workload()?;
     workload.check()?;
     let folder = args.target.output.claim()?;
-    let scene = Scene::new::<T>("fetch", begin(&args.target).await?, &workload, folder);
+    let scene = Scene::begin::<T>("fetch", &args.target, &workload, folder).await?;
     let progress = Progress::begin("fetch");
     let run = run::fetch::<T>(scene.broker(), &workload, args.fill, args.passes).await;
     drop(progress);
@@ -171,8 +199,7 @@ fn conclude(mut scene: Scene, run: Result<Run, Failure>) -> Result<(), Failure> 
 pub(crate) async fn run<T: Transport>(args: &RunArgs) -> Result<(), Failure> {
     let (workload, limit, readers) = args.plan()?;
     let folder = args.load.target.output.claim()?;
-    let begun = begin(&args.load.target).await?;
-    let mut scene = Scene::new::<T>("run", begun, &workload, folder);
+    let mut scene = Scene::begin::<T>("run", &args.load.target, &workload, folder).await?;
     let Some(from) = args.catch_up else {
         let warm_up = args.load.pace.warm_up;
         let live = live::live::<T>(scene.broker(), &workload, readers, warm_up, limit).await;

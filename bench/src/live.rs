@@ -370,6 +370,12 @@ pub(crate) async fn catch_up<T: Transport>(
             share * 100.0
         ));
     }
+    if from == CatchUp::Hot && share > 0.1 {
+        reasons.push(format!(
+            "not hot: {:.0} % of the log's bytes came from the device",
+            share * 100.0
+        ));
+    }
     Ok(CaughtUp {
         consumed,
         resources,

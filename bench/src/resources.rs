@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::series::Sample;
 
 use calls::CallCounter;
-pub(crate) use calls::request_system_calls;
+pub(crate) use calls::{PERF, request_system_calls};
 use device::Device;
 pub(crate) use device::{DeviceUsage, block_device};
 use sampler::Sampler;

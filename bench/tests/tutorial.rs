@@ -49,6 +49,22 @@ fn what_a_row_used_is_of_the_loop_and_not_of_the_check_after_it() {
 }
 
 #[test]
+fn a_broker_that_does_not_start_leaves_a_result_that_says_so() {
+    for words in [
+        "produce --ringlog /bin/false",
+        "fetch --ringlog /bin/false",
+        "run --ringlog /bin/false",
+    ] {
+        let directory = Directory::new();
+        let (done, result) = kept(words, &directory);
+        assert_eq!(done.code, Some(1), "{words}: {}", done.text);
+        assert_eq!(result["status"], "failed", "{words}");
+        let reason = result["reasons"][0].as_str().unwrap_or_default();
+        assert!(reason.contains("ended at its start"), "{words}: {reason}");
+    }
+}
+
+#[test]
 fn what_was_measured_is_kept_when_the_broker_does_not_end_well() {
     for (words, measured) in [
         (
