@@ -118,13 +118,13 @@ fn a_topic_that_vanishes_is_named() {
 
 #[test]
 fn a_full_disk_ends_the_load() {
-    // A mount of its own, so that nobody else's disk is full.
+    // A mount of its own, so that nobody else's disk is full; larger than the broker's reserve.
     let mut isolated = Command::new("unshare");
     isolated.args(["-rm", "sh", "-c"]);
     let directory = Directory::new();
     let small = directory.join("small");
     std::fs::create_dir(&small).unwrap();
-    let mount = format!("mount -t tmpfs -o size=24m tmpfs {}", small.display());
+    let mount = format!("mount -t tmpfs -o size=256m tmpfs {}", small.display());
     let works = Command::new("unshare")
         .args(["-rm", "sh", "-c", &mount])
         .output();

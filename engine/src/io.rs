@@ -247,26 +247,6 @@ impl Io {
         progress | self.fire_timers()
     }
 
-    /// What the shard has asked of the kernel so far.
-    pub fn counters(&self) -> IoCounters {
-        let counters = self.inner.counters.get();
-        match &*self.inner.driver.borrow() {
-            Driver::Uring(driver) => {
-                let (ring_entries, enters) = driver.submitted();
-                IoCounters {
-                    ring_entries,
-                    enters,
-                    ..counters
-                }
-            }
-            Driver::Poll(_) => IoCounters {
-                enters: counters.turns,
-                ..counters
-            },
-            Driver::Sim(_) => counters,
-        }
-    }
-
     /// When the next timer of this shard is due, if there is one.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.inner

@@ -41,6 +41,7 @@ mod checkpoint;
 mod event;
 mod format;
 mod group_commit;
+mod inspect;
 mod inventory;
 mod replay;
 mod ring;
@@ -66,6 +67,7 @@ use ring::Ring;
 
 pub use checkpoint::run_checkpoints;
 pub use group_commit::Reservation;
+pub use inspect::inspect;
 pub use replay::{Damage, JournalReport, ReplayReport, Target, replay};
 
 /// A position in the endless stream of a journal's bytes, headers and padding included. That of an

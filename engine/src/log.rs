@@ -5,12 +5,16 @@
 //! | `log` (this file) | [`Log`]: what it knows, create, delete |
 //! | `append` | assign offsets, write, roll |
 //! | `read` | slices for `sendfile`, look-ups by offset and timestamp, visits of batches |
+//! | `cold` | verification of what was not written by this process, at its first read |
+//! | `load` | indexes: in memory, from disk, built anew |
 //! | `flush` | the paced checkpoint, and the clean close |
 //! | `truncate` | cut the end |
 //! | `retention` | which old segments may go, and how they go |
 //! | `compaction`, `cleaner` | how dirty a log is, the swap; one round over its batches |
 //! | `key_map`, `transactions` | the last offset of each key; what was aborted |
 //! | `recovery` | open a directory: what of it can be believed |
+//! | `verify` | which batches are good, and which bytes are none |
+//! | `left_overs` | deletions and compactions that a stop has cut short |
 //! | `segment`, `index`, `scan` | one segment in memory; its indexes; its batches by position |
 //! | `files`, `lock` | open files within a bound; who is next |
 //! | `directory`, `checkpoint` | names and small files, byte for byte as Kafka's |
@@ -30,6 +34,7 @@
 mod append;
 pub mod checkpoint;
 mod cleaner;
+mod cold;
 mod compaction;
 pub mod directory;
 mod error;
@@ -37,6 +42,8 @@ mod files;
 mod flush;
 mod index;
 mod key_map;
+mod left_overs;
+mod load;
 mod lock;
 mod read;
 mod recovery;
@@ -45,6 +52,7 @@ mod scan;
 mod segment;
 mod transactions;
 mod truncate;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -64,6 +72,7 @@ use lock::Lock;
 use segment::{BatchPlace, Segment};
 
 pub use append::{AppendBatch, AppendTime, Appended};
+pub use cold::{DamagedBatches, ScrubPosition};
 pub use compaction::{CleanerSettings, Compacted, CompactionLimits, Dirt, LastRecord};
 pub use error::LogError;
 pub use files::SegmentFiles;
@@ -71,6 +80,7 @@ pub use index::{OFFSET_ENTRY_BYTES, TIME_ENTRY_BYTES, TimestampOffset};
 pub use read::FileSlice;
 pub use recovery::{Opening, Recovery, Truncated};
 pub use retention::{Deleted, Due, Retention};
+pub use verify::{Damage, DamageKind, SegmentCheck, SegmentReport, check_segment};
 
 /// Appended batches whose positions are remembered: a consumer at the tail costs no read.
 const TAIL_BATCHES: usize = 64;
@@ -196,6 +206,8 @@ pub struct Log {
     has_ended: Cell<bool>,
     append_lock: Lock,
     flush_lock: Lock,
+    /// Damage that nobody was told of yet.
+    untold: RefCell<Vec<DamagedBatches>>,
 }
 
 impl Log {
@@ -253,6 +265,7 @@ impl Log {
             has_ended: Cell::new(false),
             append_lock: Lock::default(),
             flush_lock: Lock::default(),
+            untold: RefCell::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
 use crate::config::{Advertised, BrokerConfig};
+use crate::room::Room;
 
 /// A bound listener.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub struct BoundListener {
     pub advertised: Advertised,
 }
 
-/// The broker, immutable but for the connections: their count and their limits.
+/// The broker, immutable but for the connections, their count and limits, and the room on its disks.
 pub struct Broker {
     /// The configuration of the start. What was changed since stands in the metadata image.
     pub config: BrokerConfig,
@@ -25,6 +26,8 @@ pub struct Broker {
     pub cluster_id: String,
     /// The bound listeners, in the order of the configuration.
     pub listeners: Vec<BoundListener>,
+    /// How much room its directories have.
+    pub room: Room,
     /// Connections of all shards. A lock, taken once when a connection begins and once when it
     /// ends, never on a request.
     connections: Mutex<ConnectionCounts>,
@@ -49,6 +52,7 @@ impl Broker {
             per_ip_max: config.network.connections_per_ip_max,
         };
         Broker {
+            room: Room::new(&config),
             config,
             cluster_id,
             listeners,

@@ -3,6 +3,8 @@
 //! Errors go to standard error as `error: what` with a line that says what to do; this is the only
 //! place that turns an error into an exit code.
 
+mod adopt;
+pub mod holder;
 pub mod kafka;
 mod native;
 pub mod port;
@@ -166,6 +168,12 @@ fn run_serve(
         return fail(&message);
     }
     let port_file = flags.port_file.clone();
+    if let Some(adopted) = flags.adopt.as_ref().filter(|_| flags.in_place) {
+        flags
+            .overrides
+            .push(format!("log.dirs={}", adopted.display()));
+        flags.adopt = None;
+    }
     let ephemeral = match flags.ephemeral.then(temporary_directory).transpose() {
         Ok(directory) => directory,
         Err(error) => return fail(&format!("no temporary directory: {error}")),
@@ -199,6 +207,7 @@ fn load_and_serve(
     serve: fn(BrokerConfig) -> Result<(), ServeError>,
 ) -> Exit {
     let is_ephemeral = flags.ephemeral;
+    let adopted = flags.adopt.clone();
     match BrokerConfig::load(&flags.into_layers(file, environment)) {
         Ok(Loaded { mut config, notes }) => {
             for note in &notes {
@@ -206,6 +215,11 @@ fn load_and_serve(
             }
             config.port_file = port_file;
             config.is_ephemeral = is_ephemeral;
+            if let Some(from) = adopted
+                && let Err(message) = adopt::adopt(&from, &config.log_dirs[0], config.node_id)
+            {
+                return fail(&message);
+            }
             match serve(config) {
                 Ok(()) => Exit::Ok,
                 Err(error) => fail(&error.to_string()),

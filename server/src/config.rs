@@ -187,6 +187,10 @@ pub struct RinglogConfig {
     pub journal_file_bytes: u64,
     /// `ringlog.open.files.max`, of all shards.
     pub open_files_max: usize,
+    /// `ringlog.disk.reserve.bytes`; 0 for none.
+    pub disk_reserve_bytes: u64,
+    /// `ringlog.scrub.bytes.per.second`, of all shards; 0 for no scrub.
+    pub scrub_bytes_per_second: u64,
 }
 
 /// A configuration with what is worth saying about it.
@@ -544,6 +548,8 @@ fn ringlog(settings: &Settings, problems: &mut Vec<Problem>) -> RinglogConfig {
         journal_bytes: bytes("ringlog.journal.bytes"),
         journal_file_bytes: bytes("ringlog.journal.file.bytes"),
         open_files_max: usize::try_from(long(settings, "ringlog.open.files.max")).unwrap_or(16),
+        disk_reserve_bytes: bytes("ringlog.disk.reserve.bytes"),
+        scrub_bytes_per_second: bytes("ringlog.scrub.bytes.per.second"),
     };
     let (journal, file) = (config.journal_bytes, config.journal_file_bytes);
     let name = "ringlog.journal.file.bytes";

@@ -22,6 +22,8 @@ use crate::metadata::{alter, reconcile};
 use crate::net::{connection, listener};
 use crate::partition::Partition;
 use crate::retention;
+use crate::room;
+use crate::scrub;
 use crate::shard::{self, Mailbox, Shard};
 
 /// How often recovery points are written and producers expire (Kafka's
@@ -107,10 +109,12 @@ pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
     shard.io.spawn(housekeeping(shard.clone()));
     shard.io.spawn(flush_by_time(shard.clone()));
     if shard.id == 0 {
+        shard.io.spawn(room::run(shard.clone()));
         shard.io.spawn(reconcile::run(shard.clone()));
     }
     shard.io.spawn(retention::run(shard.clone()));
     shard.io.spawn(compaction::run(shard.clone()));
+    shard.io.spawn(scrub::run(shard.clone()));
     if let Some(journal) = shard.journal() {
         let (journal, shard) = (journal.clone(), shard.clone());
         let io = shard.io.clone();

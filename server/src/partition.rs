@@ -20,6 +20,7 @@ use ringlog_engine::record::{
 use crate::config::topic::{CompressionType, TimestampType, TopicConfig};
 use crate::metadata::state::Topic;
 use crate::producer_state::{ProducerState, Verdict};
+use crate::room::Appender;
 use crate::shard::Shard;
 use crate::turnstile::Turnstile;
 use crate::watcher::Watcher;
@@ -187,6 +188,13 @@ impl Partition {
         records: Bytes,
         origin: Origin,
     ) -> Result<Outcome, AppendError> {
+        let appender = match origin {
+            Origin::Client { .. } => Appender::Client,
+            Origin::Coordinator => Appender::Coordinator,
+        };
+        if let Some(reason) = shard.broker.room.refusal(|| self.log.directory(), appender) {
+            return Err(AppendError::new(ResponseError::KafkaStorageError, reason));
+        }
         let config = self.topic().config.clone();
         let batches = checked_batches(records, origin, &config, shard.io.wall_ms())?;
         let bytes = batches.iter().map(|batch| batch.bytes.len()).sum();

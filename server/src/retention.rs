@@ -29,6 +29,8 @@ const LOOKED_AT_ONCE: usize = 64;
 /// How far the wall clock may run ahead of the monotonic one between two looks: more than any slew,
 /// and than local time taken for UTC by a daylight saving hour.
 const JUMP_MS: i64 = 2 * 60 * 60 * 1000;
+/// A disk with less room is full: checkpoint files and snapshots could not be written.
+const CHECKPOINT_BYTES: u64 = 1 << 20;
 /// How long a clock that has jumped is not believed.
 const DOUBT: Duration = Duration::from_secs(60 * 60);
 
@@ -64,6 +66,11 @@ async fn look(shard: &Rc<Shard>, now_ms: Option<i64>) {
         };
         match keep_producers(shard, &partition).await {
             Ok(()) => due.push((partition, found)),
+            // Only a producer that has been silent since then could be forgotten by a crash.
+            Err(error) if is_disk_full(shard, &[(partition.clone(), found)]).await => {
+                log::warn!("Retention goes on without a {error}");
+                due.push((partition, found));
+            }
             Err(error) => tell(shard, &partition, &error),
         }
     }
@@ -73,12 +80,19 @@ async fn look(shard: &Rc<Shard>, now_ms: Option<i64>) {
         (due.offset > partition.log.log_start_offset()).then_some((key, due.offset))
     };
     let starts: Vec<_> = due.iter().filter_map(raised).collect();
+    let mut delay = Delay::OfTopic;
     if !starts.is_empty()
         && let Err(refusal) = alter::log_starts(shard, starts).await
     {
-        // Nothing has gone. At a stop shard 0 may have ended before.
-        log::warn!("Retention, until the next look: {}", refusal.message);
-        return;
+        log::warn!("Retention: {}", refusal.message);
+        // At a stop shard 0 may have ended before: then nothing goes.
+        if shard.is_stopping() || !is_disk_full(shard, &due).await {
+            return;
+        }
+        // The file only repeats what the first segment that stays says, once the others have gone
+        // durably: whole segments may go without it, and make the room that it needs.
+        log::warn!("Retention: the disk is full, old segments go first and at once");
+        delay = Delay::None;
     }
     for (partition, due) in due {
         if !shard.has(&partition) {
@@ -92,10 +106,21 @@ async fn look(shard: &Rc<Shard>, now_ms: Option<i64>) {
             due.bytes,
             due.offset
         );
-        if let Err(error) = raise(shard, &partition, due.offset).await {
+        if let Err(error) = raise_after(shard, &partition, due.offset, delay).await {
             tell(shard, &partition, &error);
         }
     }
+}
+
+/// Whether the log directories of what is due have no room for a checkpoint file.
+async fn is_disk_full(shard: &Shard, due: &[(Rc<Partition>, Due)]) -> bool {
+    for (partition, _) in due {
+        let volume = shard.io.volume(&partition.log.directory()).await;
+        if volume.is_ok_and(|volume| volume.usable_bytes < CHECKPOINT_BYTES) {
+            return true;
+        }
+    }
+    false
 }
 
 fn tell(shard: &Shard, partition: &Rc<Partition>, error: &str) {
@@ -170,6 +195,24 @@ pub async fn raise(
     partition: &Rc<Partition>,
     offset: i64,
 ) -> Result<(), String> {
+    raise_after(shard, partition, offset, Delay::OfTopic).await
+}
+
+/// When the files of what was deleted go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delay {
+    /// After `file.delete.delay.ms`.
+    OfTopic,
+    /// At once: somebody needs the room.
+    None,
+}
+
+async fn raise_after(
+    shard: &Rc<Shard>,
+    partition: &Rc<Partition>,
+    offset: i64,
+    delay: Delay,
+) -> Result<(), String> {
     let log = &partition.log;
     let raised = log.set_log_start_offset(offset);
     raised.map_err(|error| error.to_string())?;
@@ -189,7 +232,10 @@ pub async fn raise(
     // Not by the log start offset: a roll meanwhile must not let more go than was forgotten.
     let deleted = log.delete_old_segments(first_kept).await;
     let deleted = deleted.map_err(|error| error.to_string())?;
-    let delay_ms = partition.topic().config.file_delete_delay_ms;
+    let delay_ms = match delay {
+        Delay::OfTopic => partition.topic().config.file_delete_delay_ms,
+        Delay::None => 0,
+    };
     let delay = Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0));
     let io = shard.io.clone();
     shard.io.spawn(async move {

@@ -20,6 +20,7 @@ use ringlog_engine::log::directory::write_clean_shutdown;
 use crate::boot::cluster::{self, Cluster};
 use crate::boot::{self, Found};
 use crate::broker::{BoundListener, Broker};
+use crate::cli::holder::name_holder;
 use crate::cli::port::{explain_port_taken, is_held, write_port_file};
 use crate::config::{BrokerConfig, Durability, HttpListen, IoMode};
 use crate::control::{self, Identity};
@@ -30,6 +31,7 @@ use crate::metadata::ensemble::{Ensemble, Session};
 use crate::metadata::store::{Places, Store};
 use crate::metadata::znode::RegisteredEndPoint;
 use crate::metrics::http;
+use crate::room;
 use crate::shard::{Mesh, Shard};
 use crate::zookeeper::config::ZookeeperConfig;
 use crate::zookeeper::{self, Running, ZookeeperError};
@@ -66,6 +68,8 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let (io, wanted) = (main_io.clone(), config.clone());
     main_io.block_on(async move { boot::create_directories_of(&io, &wanted).await })?;
     let locks = lock(&config)?;
+    let (io, wanted) = (main_io.clone(), config.clone());
+    main_io.block_on(async move { room::mind_ballast(&io, &wanted).await });
     let (listeners, bound) = listen(&config)?;
     let service = start_zookeeper(&mut config)?;
     let http = bind_http(&config)?;
@@ -73,6 +77,8 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let control = control::start(identity(&config, &bound), http)?;
     let found = find(&main_io, &config, &control.session)?;
     let broker = Arc::new(Broker::new(config, found.cluster_id.clone(), bound));
+    let (io, looked) = (main_io.clone(), broker.clone());
+    main_io.block_on(async move { room::look(&io, &looked).await });
     let (mesh, threads) = start_shards(&broker, found, &listeners, driver.kind, &control.session)?;
     post_all(&main_io, &mesh, |shard| shard.go());
     control.attach(mesh.senders());
@@ -256,9 +262,10 @@ fn lock(config: &BrokerConfig) -> Result<Vec<OwnedFd>, String> {
         let path = directory.join(".lock");
         io::lock_file(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => format!(
-                "data directory {} is in use by another broker (it holds {})\n   | stop that \
+                "data directory {} is in use by another broker ({} holds {})\n   | stop that \
                  broker, or give another directory with --data-dir DIR or log.dirs",
                 directory.display(),
+                name_holder(&path),
                 path.display()
             ),
             _ => format!(

@@ -119,6 +119,10 @@ fn configuration(random: &mut Random) -> BrokerConfig {
             "offsets.topic.segment.bytes={}",
             pick(random, &[1024, 4096, 65_536])
         ),
+        format!(
+            "ringlog.scrub.bytes.per.second={}",
+            pick(random, &[0, 4096, 1 << 20])
+        ),
         "group.min.session.timeout.ms=100".to_owned(),
         "auto.create.topics.enable=false".to_owned(),
         format!(

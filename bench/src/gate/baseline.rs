@@ -17,9 +17,9 @@ const INSTRUCTIONS_SLACK: f64 = 1.0;
 /// Reallocations of growing tables are spread over all items: seen up to 0.1. One more in every
 /// fourth item is a change of the code.
 const ALLOCATIONS_SLACK: f64 = 0.25;
-/// And where an item allocates hundreds of times, so much of them: those of a helper thread come and
-/// go, one in 690 was seen.
-const ALLOCATIONS_SHARE: f64 = 0.005;
+/// And where an item allocates often, so much of them: those of timers and helper threads come and go.
+/// 0.21 of 34 and 1 of 689 were seen on a busy machine.
+const ALLOCATIONS_SHARE: f64 = 0.015;
 /// Instructions of copying that may come to an item without more ado: a copy of a hundred bytes has
 /// more, and what an unrelated change moves has less.
 const COPYING_SLACK: f64 = 20.0;
@@ -396,8 +396,8 @@ mod tests {
         assert_eq!(of(baseline(10_000.0, 4.0, 1.0)), Verdict::Regressed);
         let before = baseline(10_000.0, 690.0, 1.0);
         let of = |now| verdicts(&before, &now)[0];
-        assert_eq!(of(baseline(10_000.0, 692.0, 1.0)), Verdict::Same);
-        assert_eq!(of(baseline(10_000.0, 694.0, 1.0)), Verdict::Regressed);
+        assert_eq!(of(baseline(10_000.0, 700.0, 1.0)), Verdict::Same);
+        assert_eq!(of(baseline(10_000.0, 701.0, 1.0)), Verdict::Regressed);
     }
 
     #[test]

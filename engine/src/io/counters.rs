@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::op::{FileOp, Op};
+use super::{Driver, Io};
 
 /// Counts since the start of the shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,5 +78,27 @@ impl Counters {
             Op::File(_) => counters.helper_jobs += 1,
             Op::Accept(_) | Op::Writable(_) | Op::SendFile(..) => {}
         });
+    }
+}
+
+impl Io {
+    /// What the shard has asked of the kernel so far.
+    pub fn counters(&self) -> IoCounters {
+        let counters = self.inner.counters.get();
+        match &*self.inner.driver.borrow() {
+            Driver::Uring(driver) => {
+                let (ring_entries, enters) = driver.submitted();
+                IoCounters {
+                    ring_entries,
+                    enters,
+                    ..counters
+                }
+            }
+            Driver::Poll(_) => IoCounters {
+                enters: counters.turns,
+                ..counters
+            },
+            Driver::Sim(_) => counters,
+        }
     }
 }

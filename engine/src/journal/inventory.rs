@@ -31,7 +31,7 @@ pub(super) struct FoundFile {
     pub(super) header: Option<FileHeader>,
     length: u64,
     /// Nothing was ever written to it.
-    is_unused: bool,
+    pub(super) is_unused: bool,
 }
 
 /// A valid group.

@@ -121,7 +121,7 @@ pub async fn replay(
 }
 
 /// The groups above the checkpoint; gaps go into the report.
-fn check<'a>(
+pub(super) fn check<'a>(
     journal: &'a FoundJournal,
     files: &[FoundFile],
     report: &mut ReplayReport,
@@ -166,7 +166,7 @@ fn check<'a>(
 }
 
 /// Length of the group in flight at the crash, if its header made it to the disk.
-fn torn_tail(journal: &FoundJournal) -> u64 {
+pub(super) fn torn_tail(journal: &FoundJournal) -> u64 {
     let last = journal.groups.last();
     let end = last.map_or(Lsn(0), |group| group.header.end_lsn());
     let is_tail = |torn: &TornGroup| torn.lsn >= end && torn.lsn <= journal.checkpoint_lsn.max(end);
@@ -176,8 +176,12 @@ fn torn_tail(journal: &FoundJournal) -> u64 {
 
 /// Removes all files, behind a header that voids them.
 async fn remove(io: &Io, directory: &Path, inventory: &Inventory) -> Result<(), JournalError> {
+    // First those that nothing was written to: a full disk has room for the header then.
+    let unused = inventory.files.iter().filter(|file| file.is_unused);
+    let unused = unused.map(|file| file.path.clone()).collect();
+    ring::remove_files(io, directory, unused, None).await?;
     let mut shards: BTreeMap<u32, Vec<&FoundFile>> = BTreeMap::new();
-    for file in &inventory.files {
+    for file in inventory.files.iter().filter(|file| !file.is_unused) {
         shards.entry(file.shard).or_default().push(file);
     }
     for (shard, files) in shards {

@@ -133,6 +133,12 @@ impl Log {
         unfinished.finish();
         if let Err(error) = written {
             let path = self.path(end.segment_base, SegmentFileKind::Log);
+            // No page was lost: without what was written of it, the log is as it was.
+            if error.kind() == std::io::ErrorKind::StorageFull
+                && self.io().truncate(&file, end.position.into()).await.is_ok()
+            {
+                return Err(LogError::io("write", &path, error));
+            }
             return self.poison_on_error(Err(LogError::io("write", &path, error)));
         }
         self.note(&prepared.places, time.now_ms);

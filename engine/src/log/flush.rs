@@ -5,13 +5,14 @@
 //! entries, then the recovery point. At most [`SYNC_STEP_BYTES`] are in flight at a time: one big
 //! fdatasync keeps everything else on the device waiting for 100 ms and more.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::Log;
-use super::directory::SegmentFileKind;
+use super::directory::{SegmentFileKind, remove_file_if_there};
 use super::error::{IoContext, LogError};
 use super::index::Indexes;
 use crate::io::{INLINE_WRITE_BYTES_MAX, Io, OpenMode};
@@ -129,7 +130,15 @@ impl Log {
         let Some(indexes) = indexes else {
             return Ok(());
         };
-        self.write_indexes(base_offset, &indexes).await?;
+        match self.write_indexes(base_offset, &indexes).await {
+            // A start builds them from the log: no reason to take no appends any more.
+            Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::StorageFull => {
+                for kind in [SegmentFileKind::Index, SegmentFileKind::TimeIndex] {
+                    remove_file_if_there(self.io(), &self.path(base_offset, kind)).await?;
+                }
+            }
+            other => other?,
+        }
         if let Some(segment) = self.state.borrow_mut().segment_mut(base_offset) {
             segment.indexes = None;
             segment.are_indexes_written = true;

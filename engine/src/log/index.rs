@@ -173,6 +173,32 @@ impl Indexes {
         count.checked_sub(1).map_or(0, |i| self.offsets[i].position)
     }
 
+    /// Entries at or below an offset, from the last one down, at most `count`: offset, position, and
+    /// the first offset that may be there.
+    pub(crate) fn entries_down_from(&self, offset: i64, count: usize) -> Vec<(i64, u32, i64)> {
+        let absolute = |entry: &OffsetEntry| self.base_offset + i64::from(entry.relative_offset);
+        let after = self
+            .offsets
+            .partition_point(|entry| absolute(entry) <= offset);
+        let entry = |at: usize| {
+            let before = at
+                .checked_sub(1)
+                .map(|before| absolute(&self.offsets[before]) + 1);
+            let entry = &self.offsets[at];
+            let expected = before.unwrap_or(self.base_offset);
+            (absolute(entry), entry.position, expected)
+        };
+        (0..after).rev().take(count).map(entry).collect()
+    }
+
+    /// Offset and position of each entry, in order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (i64, u32)> {
+        let offset = |entry: &OffsetEntry| self.base_offset + i64::from(entry.relative_offset);
+        self.offsets
+            .iter()
+            .map(move |entry| (offset(entry), entry.position))
+    }
+
     /// The largest offset that any entry names.
     pub(crate) fn last_offset(&self) -> Option<i64> {
         let offset = self.offsets.last().map(|entry| entry.relative_offset);

@@ -4,23 +4,21 @@
 //! read of `index.interval.bytes`; at the tail, where most consumers are, without any read. Record
 //! bytes are read only where a timestamp is looked for inside a batch.
 
-use std::rc::Rc;
-
-use super::directory::{SegmentFileKind, read_bytes};
+use super::cold::{COLD_READ_BYTES_MAX, Found};
+use super::directory::SegmentFileKind;
 use super::error::{IoContext, LogError};
 use super::index::{Indexes, TimestampOffset};
-use super::scan::{ScanError, ScanRequest, Scanner, scan_segment};
-use super::segment::Segment;
+use super::scan::{ScanError, Scanner};
 use super::{Log, LogPosition, State, out_of_range};
 use crate::io::File;
 use crate::record::batch::HEADER_BYTES;
 use crate::record::{BatchHeader, BatchReader, NO_TIMESTAMP};
 
 /// Bytes of one read when many headers are visited.
-const VISIT_CHUNK_BYTES: usize = 256 * 1024;
+pub(super) const VISIT_CHUNK_BYTES: usize = 256 * 1024;
 /// Index files larger than this are not believed: Kafka's limit is `segment.index.bytes`, 10 MiB by
 /// default.
-const INDEX_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(super) const INDEX_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest decompressed batch that is searched for a timestamp.
 const DECOMPRESSED_BYTES_MAX: usize = 128 * 1024 * 1024;
 
@@ -51,6 +49,8 @@ struct Located {
     position: u32,
     base_offset: i64,
     size: u32,
+    /// Whether what follows may not have been verified yet.
+    is_cold: bool,
 }
 
 impl Log {
@@ -59,7 +59,8 @@ impl Log {
     /// `limit`.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` below the log start offset or above the log end offset.
+    /// `OffsetOutOfRange` below the log start offset or above the log end offset; `Corrupt` if the
+    /// batch is damaged: [`Log::offset_behind_damage`] tells where reading can go on.
     pub async fn read(
         &self,
         offset: i64,
@@ -67,25 +68,43 @@ impl Log {
         limit: LogPosition,
         at_least_one: bool,
     ) -> Result<Option<FileSlice>, LogError> {
-        self.check_range(offset)?;
-        if offset >= limit.offset || (max_bytes == 0 && !at_least_one) {
-            return Ok(None);
+        loop {
+            self.check_range(offset)?;
+            if offset >= limit.offset || (max_bytes == 0 && !at_least_one) {
+                return Ok(None);
+            }
+            let generation = self.generation.get();
+            let Some(found) = self.locate(offset, limit).await? else {
+                return Ok(None);
+            };
+            let available = found.end - found.position;
+            let mut length = available.min(max_bytes);
+            if length < found.size && at_least_one {
+                length = found.size.min(available);
+            }
+            if found.is_cold {
+                length = self.verified_length(&found, length).await?;
+                if self.generation.get() != generation {
+                    continue;
+                }
+            }
+            return Ok((length > 0).then_some(FileSlice {
+                file: found.file,
+                position: found.position.into(),
+                length,
+                first_offset: found.base_offset,
+                segment_base: found.segment_base,
+            }));
         }
-        let Some(found) = self.locate(offset, limit).await? else {
-            return Ok(None);
-        };
-        let available = found.end - found.position;
-        let mut length = available.min(max_bytes);
-        if length < found.size && at_least_one {
-            length = found.size.min(available);
-        }
-        Ok((length > 0).then_some(FileSlice {
-            file: found.file,
-            position: found.position.into(),
-            length,
-            first_offset: found.base_offset,
-            segment_base: found.segment_base,
-        }))
+    }
+
+    /// How many bytes of a slice may be sent: up to the first damage, and not too much at a time.
+    async fn verified_length(&self, found: &Located, length: u32) -> Result<u32, LogError> {
+        let due = length.min(COLD_READ_BYTES_MAX).max(found.size);
+        let until = found.end.min(found.position.saturating_add(due));
+        let (at, base) = ((found.position, found.base_offset), found.segment_base);
+        let good = self.good_until(base, &found.file, at, until).await?;
+        Ok(length.min(good - found.position))
     }
 
     /// Where the batch that has `offset` begins: turns an offset (a high watermark, a last stable
@@ -121,25 +140,43 @@ impl Log {
         let end = self.end_position();
         let mut next = offset;
         while next < end.offset {
-            let Some(found) = self.locate(next, end).await? else {
+            let found = match self.locate(next, end).await {
+                Err(LogError::Corrupt { .. }) if self.offset_behind_damage(next).is_some() => {
+                    next = self.offset_behind_damage(next).unwrap_or(end.offset);
+                    continue;
+                }
+                other => other?,
+            };
+            let Some(found) = found else {
                 return Ok(());
             };
+            let base = found.segment_base;
             let mut scanner = self.scanner(&found.file, found.end, VISIT_CHUNK_BYTES);
             let mut position = u64::from(found.position);
+            let (mut good, mut expected) = (found.position, found.base_offset);
             while position < found.end.into() {
-                let header = self
-                    .scan_header(&mut scanner, found.segment_base, position)
-                    .await?;
+                let at = u32::try_from(position).unwrap_or(u32::MAX);
+                if at >= good {
+                    let until = found.end.min(at.saturating_add(VISIT_CHUNK_BYTES as u32));
+                    let from = (at, expected);
+                    good = self.good_until(base, &found.file, from, until).await?;
+                    if good <= at {
+                        // Damaged: the next look-up steps over it.
+                        break;
+                    }
+                }
+                let header = self.scan_header(&mut scanner, base, position).await?;
                 let wanted = if header.is_control() {
                     header.size_in_bytes()
                 } else {
                     HEADER_BYTES.min(header.size_in_bytes())
                 };
-                let path = self.path(found.segment_base, SegmentFileKind::Log);
+                let path = self.path(base, SegmentFileKind::Log);
                 let bytes = scanner.bytes(position, wanted).await.at("read", &path)?;
                 visitor(&header, &bytes[..wanted.min(bytes.len())]);
                 position += header.size_in_bytes() as u64;
                 next = header.next_offset();
+                expected = next;
             }
         }
         Ok(())
@@ -177,9 +214,7 @@ impl Log {
                 continue;
             }
             let from = self
-                .with_indexes(base, |indexes| {
-                    indexes.position(indexes.time(timestamp).offset.max(start))
-                })
+                .with_indexes(base, |indexes| indexes.time(timestamp).offset.max(start))
                 .await?;
             let found = self
                 .find_record(
@@ -221,12 +256,9 @@ impl Log {
         let Some((base, largest)) = best else {
             return Ok(None);
         };
-        let from = self
-            .with_indexes(base, |indexes| indexes.position(largest.offset))
-            .await?;
         self.find_record(
             base,
-            from,
+            largest.offset,
             |header| header.max_timestamp == largest.timestamp,
             |record| record.timestamp == largest.timestamp,
         )
@@ -253,26 +285,26 @@ impl Log {
         Ok(largest)
     }
 
-    /// The first record that `record_fits`, in the batches from `from` on that `batch_fits`.
+    /// The first record that `record_fits`, in the batches about the offset `from` and later that
+    /// `batch_fits`. Damaged ones are left out.
     async fn find_record(
         &self,
         base_offset: i64,
-        from: u32,
+        from: i64,
         batch_fits: impl Fn(&BatchHeader) -> bool,
         record_fits: impl Fn(&crate::record::Record<'_>) -> bool,
     ) -> Result<Option<TimestampOffset>, LogError> {
-        let end = self.segment_size(base_offset);
         let file = self.file(base_offset).await?;
-        let chunk = self.index_chunk();
-        let mut scanner = self.scanner(&file, end, chunk);
-        let mut position = u64::from(from);
-        while position < end.into() {
-            let header = self
-                .scan_header(&mut scanner, base_offset, position)
-                .await?;
+        let at = self.believable_start(base_offset, &file, from).await?;
+        let mut walk = self.walk(base_offset, &file, at, self.index_chunk());
+        while let Some(found) = self.next_of(&mut walk).await? {
+            let Found::Batch(position, header) = found else {
+                continue;
+            };
+            let position = u64::from(position);
             if batch_fits(&header) {
                 let damaged = |reason: String| self.damaged(base_offset, position, reason);
-                let bytes = match scanner.batch(position, &header).await {
+                let bytes = match walk.scanner.batch(position, &header).await {
                     Ok(bytes) => bytes,
                     Err(error) => return Err(self.scan_error(base_offset, position, error)),
                 };
@@ -288,7 +320,6 @@ impl Log {
                     }
                 }
             }
-            position += header.size_in_bytes() as u64;
         }
         Ok(None)
     }
@@ -359,6 +390,7 @@ impl Log {
                 position,
                 base_offset,
                 size,
+                is_cold: self.is_cold(segment_base, position),
             })
         };
         if let Some((position, base_offset, size)) = self.locate_in_tail(segment_base, offset) {
@@ -369,8 +401,17 @@ impl Log {
             let start = self
                 .with_indexes(segment_base, |indexes| indexes.position(offset))
                 .await?;
-            match self.scan_for(segment_base, &file, start, offset).await {
-                Ok(Some((position, header))) => {
+            let found = if self.is_cold(segment_base, start) {
+                self.locate_cold(segment_base, &file, offset).await
+            } else {
+                let found = self.scan_for(segment_base, &file, start, offset).await;
+                found.map(|found| found.map(|(at, header)| Found::Batch(at, header)))
+            };
+            match found {
+                Ok(Some(Found::Damage(damage))) => {
+                    return Err(self.corrupt(segment_base, &damage));
+                }
+                Ok(Some(Found::Batch(position, header))) => {
                     let size = u32::try_from(header.size_in_bytes()).unwrap_or(u32::MAX);
                     return Ok(located(position, header.base_offset, size));
                 }
@@ -383,6 +424,12 @@ impl Log {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn is_cold(&self, segment_base: i64, position: u32) -> bool {
+        let state = self.state.borrow();
+        let segment = state.segment(segment_base);
+        segment.is_some_and(|segment| position < segment.cold_end)
     }
 
     /// The answer from memory, if the offset is among the last batches.
@@ -430,20 +477,20 @@ impl Log {
 
     // ---- scans -------------------------------------------------------------------------------
 
-    fn segment_size(&self, base_offset: i64) -> u32 {
+    pub(super) fn segment_size(&self, base_offset: i64) -> u32 {
         let state = self.state.borrow();
         state.segment(base_offset).map_or(0, |segment| segment.size)
     }
 
-    fn index_chunk(&self) -> usize {
+    pub(super) fn index_chunk(&self) -> usize {
         self.config.borrow().index_interval_bytes as usize + HEADER_BYTES
     }
 
-    fn scanner(&self, file: &File, end: u32, chunk: usize) -> Scanner {
+    pub(super) fn scanner(&self, file: &File, end: u32, chunk: usize) -> Scanner {
         Scanner::new(self.io(), file, end.into(), chunk)
     }
 
-    async fn scan_header(
+    pub(super) async fn scan_header(
         &self,
         scanner: &mut Scanner,
         base_offset: i64,
@@ -485,80 +532,6 @@ impl Log {
             remedy: DAMAGED_REMEDY,
         }
     }
-
-    // ---- indexes -----------------------------------------------------------------------------
-
-    /// Looks something up in the indexes of a segment, which are in memory or are loaded.
-    async fn with_indexes<T>(
-        &self,
-        base_offset: i64,
-        look_up: impl Fn(&Indexes) -> T,
-    ) -> Result<T, LogError> {
-        let in_memory = |segment: &Segment| segment.indexes.as_ref().map(&look_up);
-        let found = self.state.borrow().segment(base_offset).and_then(in_memory);
-        if let Some(found) = found {
-            return Ok(found);
-        }
-        let key = (self.number, base_offset);
-        if let Some(indexes) = self.files.indexes(key) {
-            return Ok(look_up(&indexes));
-        }
-        let generation = self.generation.get();
-        if let Some(indexes) = self.load_indexes(base_offset).await? {
-            let indexes = Rc::new(indexes);
-            // Of a segment that has gone meanwhile they must not stay.
-            if self.generation.get() == generation {
-                self.files.keep_indexes(key, &indexes);
-            }
-            return Ok(look_up(&indexes));
-        }
-        let indexes = self.rebuild_indexes(base_offset).await?;
-        Ok(look_up(&indexes))
-    }
-
-    /// The indexes of a segment as a copy of one's own.
-    pub(super) async fn load_or_rebuild(&self, base_offset: i64) -> Result<Indexes, LogError> {
-        self.with_indexes(base_offset, Indexes::clone).await
-    }
-
-    async fn load_indexes(&self, base_offset: i64) -> Result<Option<Indexes>, LogError> {
-        let size = self.segment_size(base_offset);
-        let directory = self.directory();
-        read_indexes(self.io(), &directory, base_offset, size).await
-    }
-
-    /// Reads all headers of a segment again. The next flush writes the index files.
-    async fn rebuild_indexes(&self, base_offset: i64) -> Result<Rc<Indexes>, LogError> {
-        let generation = self.generation.get();
-        let file = self.file(base_offset).await?;
-        let size = self.segment_size(base_offset);
-        let request = ScanRequest {
-            base_offset,
-            index_interval_bytes: self.config.borrow().index_interval_bytes,
-            check_crc: false,
-        };
-        let mut scanner = self.scanner(&file, size, VISIT_CHUNK_BYTES);
-        let path = self.path(base_offset, SegmentFileKind::Log);
-        let scan = scan_segment(&mut scanner, &request, &mut |_, _| {})
-            .await
-            .at("read", &path)?;
-        if let Some(reason) = scan.bad {
-            return Err(self.damaged(base_offset, scan.segment.size.into(), reason));
-        }
-        let mut rebuilt = scan.segment;
-        rebuilt.finish_indexes();
-        let indexes = Rc::new(rebuilt.indexes.clone().unwrap_or_default());
-        if let Some(segment) = self.state.borrow_mut().segment_mut(base_offset)
-            && segment.size == size
-            && self.generation.get() == generation
-        {
-            segment.largest = rebuilt.largest;
-            segment.bytes_since_index = rebuilt.bytes_since_index;
-            segment.indexes = rebuilt.indexes;
-            segment.are_indexes_written = false;
-        }
-        Ok(indexes)
-    }
 }
 
 /// Up to where a segment may be read, if at all, and which one follows.
@@ -576,22 +549,4 @@ fn readable(state: &State, base_offset: i64, limit: LogPosition) -> (Option<u32>
         std::cmp::Ordering::Greater => None,
     };
     (end, following)
-}
-
-/// Reads both index files of a segment; `None` if one is missing or impossible.
-pub(super) async fn read_indexes(
-    io: &crate::io::Io,
-    directory: &std::path::Path,
-    base_offset: i64,
-    size: u32,
-) -> Result<Option<Indexes>, LogError> {
-    let offsets = super::directory::segment_path(directory, base_offset, SegmentFileKind::Index);
-    let times = super::directory::segment_path(directory, base_offset, SegmentFileKind::TimeIndex);
-    let Some(offsets) = read_bytes(io, &offsets, INDEX_FILE_BYTES_MAX).await? else {
-        return Ok(None);
-    };
-    let Some(times) = read_bytes(io, &times, INDEX_FILE_BYTES_MAX).await? else {
-        return Ok(None);
-    };
-    Ok(Indexes::decode(base_offset, &offsets, &times, size))
 }

@@ -4,26 +4,26 @@
 //! Else every segment from the recovery point on is read whole, each batch's CRC checked, and the log
 //! is cut at the first bad one; indexes are built anew. Compactions that were under way are finished
 //! or taken back (Kafka: LogLoader.java). What lies below the recovery point was promised to be on
-//! stable storage: if it is damaged the log is not opened, unless the caller accepts the loss.
+//! stable storage: batches that are damaged there stay where they are and are told, and everything
+//! around them is served; if the end is missing, the log is not opened, unless the caller accepts the
+//! loss.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directory::{
-    PendingSuffix, SegmentFileKind, SegmentFileName, read_partition_metadata, remove_file_if_there,
-    segment_path,
-};
+use super::directory::{SegmentFileKind, read_partition_metadata, segment_path};
 use super::error::{IoContext, LogError};
-use super::read::read_indexes;
-use super::scan::{Scan, ScanError, ScanRequest, Scanner, Visitor, scan_segment};
+use super::load::read_indexes;
+use super::scan::{Scan, ScanError, ScanRequest, Scanner, Visitor, scan_on, scan_segment};
 use super::segment::Segment;
-use super::{Log, LogConfig, SegmentFiles, State, create_segment_file};
+use super::verify::{DamageKind, Start, Step, Verifier};
+use super::{DamagedBatches, Log, LogConfig, SegmentFiles, State, create_segment_file};
 use crate::io::{File, Io, OpenMode};
 
 /// Bytes of one read of the recovery.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Bytes of one read when only the tail is looked at.
-const TAIL_CHUNK_BYTES: usize = 64 * 1024;
+pub(super) const TAIL_CHUNK_BYTES: usize = 64 * 1024;
 
 /// What is known about a directory before it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Recovery {
     pub zero_bytes: u64,
     /// What was cut because it was bad.
     pub truncated: Option<Truncated>,
+    /// Damage in what was on stable storage: it stays, and what is around it is served.
+    pub damaged: Vec<DamagedBatches>,
     /// Files that were removed or renamed: left-overs of deletions and compactions, later segments.
     pub changed_files: Vec<String>,
 }
@@ -73,13 +75,13 @@ pub struct Truncated {
 // ---- the directory -----------------------------------------------------------------------------
 
 /// The state of an opening.
-struct Opener<'a> {
+pub(super) struct Opener<'a> {
     files: &'a SegmentFiles,
     number: u64,
-    directory: &'a Path,
+    pub(super) directory: &'a Path,
     config: &'a LogConfig,
-    opening: Opening,
-    recovery: Recovery,
+    pub(super) opening: Opening,
+    pub(super) recovery: Recovery,
     segments: Vec<Segment>,
     log_end_offset: i64,
 }
@@ -131,12 +133,13 @@ impl Log {
         };
         let (number, recovery) = (opener.number, std::mem::take(&mut opener.recovery));
         let log = Log::assemble(files, number, config, topic_id, state);
+        log.untold.replace(recovery.damaged.clone());
         Ok((log, recovery))
     }
 }
 
 impl Opener<'_> {
-    fn io(&self) -> &Io {
+    pub(super) fn io(&self) -> &Io {
         self.files.io()
     }
 
@@ -144,145 +147,12 @@ impl Opener<'_> {
         segment_path(self.directory, base_offset, SegmentFileKind::Log)
     }
 
-    async fn list(&self) -> Result<Vec<(String, SegmentFileName)>, LogError> {
-        let entries = self.io().list_directory(self.directory).await;
-        let mut files = Vec::new();
-        for entry in entries.at("list", self.directory)? {
-            match SegmentFileName::parse(&entry.name) {
-                Some(name) if !entry.is_directory => files.push((entry.name, name)),
-                _ if entry.name.ends_with(SegmentFileKind::Log.suffix()) => {
-                    return Err(LogError::Foreign {
-                        path: self.directory.join(&entry.name),
-                        reason: "not a segment file: its name is not 20 digits and .log".to_owned(),
-                        remedy: "move it out of the partition's directory",
-                    });
-                }
-                _ => {}
-            }
-        }
-        Ok(files)
-    }
-
-    /// Ends deletions and compactions that were under way; returns the base offsets that stay.
-    async fn tidy(&mut self) -> Result<Vec<i64>, LogError> {
-        let files = self.list().await?;
-        let cleaned = |name: &SegmentFileName| name.pending == Some(PendingSuffix::Cleaned);
-        let offsets = files.iter().filter(|(_, name)| cleaned(name));
-        let min_cleaned = offsets.map(|(_, name)| name.offset).min();
-        let mut swaps = Vec::new();
-        for (file, name) in &files {
-            match name.pending {
-                None => {}
-                // A .swap at or above a .cleaned belongs to a split that was not finished (KAFKA-6264).
-                Some(PendingSuffix::Swap) if min_cleaned.is_none_or(|min| name.offset < min) => {
-                    swaps.push((file.clone(), *name));
-                }
-                Some(_) => self.remove(file).await?,
-            }
-        }
-        self.finish_swaps(&files, &swaps).await?;
-        let files = self.list().await?;
-        let is_log =
-            |name: &SegmentFileName| name.kind == SegmentFileKind::Log && name.pending.is_none();
-        let logs = files.iter().filter(|(_, name)| is_log(name));
-        let mut bases: Vec<i64> = logs.map(|(_, name)| name.offset).collect();
-        // What lies wholly below the log start offset was being deleted: it may have holes already,
-        // and a journal has not brought it back.
-        let start = self.opening.log_start_offset.unwrap_or(0);
-        let following = bases.iter().skip(1);
-        let gone = following.take_while(|next| **next <= start).count();
-        for base_offset in bases.drain(..gone) {
-            self.remove(&format!(
-                "{base_offset:020}{}",
-                SegmentFileKind::Log.suffix()
-            ))
-            .await?;
-        }
-        for (file, name) in &files {
-            let is_index = matches!(
-                name.kind,
-                SegmentFileKind::Index
-                    | SegmentFileKind::TimeIndex
-                    | SegmentFileKind::TransactionIndex
-            );
-            if is_index && name.pending.is_none() && bases.binary_search(&name.offset).is_err() {
-                self.remove(file).await?;
-            }
-        }
-        if !self.recovery.changed_files.is_empty() {
-            let synced = self.io().sync_directory(self.directory).await;
-            synced.at("sync", self.directory)?;
-        }
-        Ok(bases)
-    }
-
-    /// Removes the segments that the .swap files replace, then renames these.
-    async fn finish_swaps(
-        &mut self,
-        files: &[(String, SegmentFileName)],
-        swaps: &[(String, SegmentFileName)],
-    ) -> Result<(), LogError> {
-        let mut replaced: Option<(i64, i64)> = None;
-        for (file, name) in swaps {
-            if name.kind != SegmentFileKind::Log {
-                continue;
-            }
-            let end = self.end_of_swap(file, name.offset).await?;
-            let (start, previous) = replaced.unwrap_or((name.offset, end));
-            replaced = Some((start.min(name.offset), previous.max(end)));
-        }
-        if let Some((start, end)) = replaced {
-            for (file, name) in files {
-                if name.pending.is_none() && (start..end).contains(&name.offset) {
-                    self.remove(file).await?;
-                }
-            }
-            // Once a .swap has its final name, nobody knows any more what it replaces.
-            let synced = self.io().sync_directory(self.directory).await;
-            synced.at("sync", self.directory)?;
-        }
-        for (file, _) in swaps {
-            let path = self.directory.join(file);
-            let plain = file.trim_end_matches(PendingSuffix::Swap.suffix());
-            let renamed = self.io().rename(&path, &self.directory.join(plain)).await;
-            renamed.at("rename", &path)?;
-            self.recovery.changed_files.push(file.clone());
-        }
-        Ok(())
-    }
-
-    /// The offset after the last batch of a .swap file.
-    async fn end_of_swap(&self, file: &str, base_offset: i64) -> Result<i64, LogError> {
-        let path = self.directory.join(file);
-        let opened = self.io().open(&path, OpenMode::Read).await;
-        let opened = opened.at("open", &path)?;
-        let end = self.io().length(&opened).await.at("stat", &path)?;
-        let mut scanner = Scanner::new(self.io(), &opened, end, TAIL_CHUNK_BYTES);
-        let request = self.request(base_offset, false);
-        let scan = scan_segment(&mut scanner, &request, &mut |_, _| {}).await;
-        let scan = scan.at("read", &path)?;
-        match scan.bad {
-            None => Ok(scan.next_offset),
-            Some(reason) => Err(LogError::Corrupt {
-                path,
-                position: scan.segment.size.into(),
-                reason,
-                remedy: "remove the .swap files: the segments that they replace are still there",
-            }),
-        }
-    }
-
-    async fn remove(&mut self, file: &str) -> Result<(), LogError> {
-        remove_file_if_there(self.io(), &self.directory.join(file)).await?;
-        self.recovery.changed_files.push(file.to_owned());
-        Ok(())
-    }
-
-    fn request(&self, base_offset: i64, check_crc: bool) -> ScanRequest {
+    pub(super) fn request(&self, base_offset: i64, check_crc: bool) -> ScanRequest {
         ScanRequest {
             base_offset,
             index_interval_bytes: self.config.index_interval_bytes,
             check_crc,
+            end_max: None,
         }
     }
 
@@ -376,6 +246,7 @@ impl Opener<'_> {
         let mut position = indexes.last_position();
         let mut next_offset = base_offset;
         let mut largest = indexes.last_time();
+        let mut has_gap = false;
         while position < size {
             let header = match scanner.header(position.into()).await {
                 Ok(header) if header.base_offset >= next_offset => header,
@@ -388,6 +259,7 @@ impl Opener<'_> {
                 largest.timestamp = header.max_timestamp;
                 largest.offset = header.last_offset();
             }
+            has_gap = header.base_offset > next_offset;
             next_offset = header.next_offset();
             position += u32::try_from(header.size_in_bytes()).unwrap_or(u32::MAX);
         }
@@ -395,7 +267,9 @@ impl Opener<'_> {
             .last_offset()
             .is_some_and(|last| last >= next_offset);
         let fits = next_offset - base_offset <= 1 + i64::from(i32::MAX);
-        if is_beyond || !fits {
+        // The base offset of the last batch has no checksum, and no batch behind it to contradict.
+        let is_late = has_gap && self.known_end().is_some_and(|end| next_offset > end);
+        if is_beyond || !fits || is_late {
             return Ok(false);
         }
         self.segments.push(Segment {
@@ -406,6 +280,12 @@ impl Opener<'_> {
         });
         self.log_end_offset = next_offset;
         Ok(true)
+    }
+
+    /// Where a clean stop has left the end of the log.
+    fn known_end(&self) -> Option<i64> {
+        let is_known = self.opening.clean && self.opening.recovery_point > 0;
+        is_known.then_some(self.opening.recovery_point)
     }
 
     /// Reads a segment whole and cuts it at the first bad batch. `false` if later segments must go.
@@ -427,9 +307,14 @@ impl Opener<'_> {
             });
         }
         let mut scanner = Scanner::new(self.io(), file, size.into(), CHUNK_BYTES);
-        let request = self.request(base_offset, true);
+        let mut request = self.request(base_offset, true);
+        request.end_max = self.known_end().filter(|_| next.is_none());
         let scan = scan_segment(&mut scanner, &request, visitor).await;
         let mut scan = scan.at("read", &path)?;
+        while scan.bad.is_some() && self.step_over(&mut scanner, &mut scan, next).await? {
+            let more = scan_on(&mut scanner, &request, &mut scan, visitor).await;
+            more.at("read", &path)?;
+        }
         let good = scan.segment.size;
         self.recovery.scanned_segments += 1;
         self.recovery.scanned_bytes += u64::from(good);
@@ -479,6 +364,52 @@ impl Opener<'_> {
         }
         self.segments.push(scan.segment);
         Ok(is_whole)
+    }
+
+    /// Steps over damage in what was on stable storage, if what follows shows where it ends: a batch
+    /// at or below the recovery point, the next segment, or, after a clean stop, the end of the log.
+    async fn step_over(
+        &mut self,
+        scanner: &mut Scanner,
+        scan: &mut Scan,
+        next: Option<i64>,
+    ) -> Result<bool, LogError> {
+        let (recovery_point, clean) = (self.opening.recovery_point, self.opening.clean);
+        let base_offset = scan.segment.base_offset;
+        let path = self.path(base_offset);
+        if scan.next_offset >= recovery_point {
+            return Ok(false);
+        }
+        let start = Start {
+            segment_base: base_offset,
+            position: scan.segment.size.into(),
+            expected: scan.next_offset,
+            following: next.or(self.known_end()),
+        };
+        let file_end = scanner.end();
+        let step = Verifier::new(scanner, start).step().await;
+        let Some(Step::Damaged(mut damage)) = step.at("read", &path)? else {
+            return Ok(false);
+        };
+        let is_last = damage.end == file_end && next.is_none();
+        if is_last && clean && damage.kind != DamageKind::Zeros {
+            damage.next_offset = Some(recovery_point);
+        }
+        let is_inside = damage
+            .next_offset
+            .is_some_and(|next| next <= recovery_point);
+        if !is_inside || damage.kind == DamageKind::Zeros {
+            return Ok(false);
+        }
+        scan.step_over(damage.end);
+        if let Some(next) = damage.next_offset.filter(|_| damage.end == file_end) {
+            scan.next_offset = next;
+        }
+        scan.segment.note_damage(&damage);
+        let file = path;
+        self.recovery.damaged.push(DamagedBatches { file, damage });
+        scan.bad = None;
+        Ok(true)
     }
 
     /// Refuses to cut what was on stable storage.

@@ -51,6 +51,11 @@ impl Scanner {
         }
     }
 
+    /// What it reads through.
+    pub(crate) fn io(&self) -> &Io {
+        &self.io
+    }
+
     /// Up to where it reads.
     pub(crate) fn end(&self) -> u64 {
         self.end
@@ -131,6 +136,8 @@ pub(crate) struct ScanRequest {
     pub(crate) base_offset: i64,
     pub(crate) index_interval_bytes: u32,
     pub(crate) check_crc: bool,
+    /// After a gap no offset may be this or more: where the log is known to end.
+    pub(crate) end_max: Option<i64>,
 }
 
 /// What a segment holds, up to the first bad batch.
@@ -155,8 +162,20 @@ pub(crate) async fn scan_segment(
         batches: 0,
         bad: None,
     };
+    scan_on(scanner, request, &mut scan, visitor).await?;
+    Ok(scan)
+}
+
+/// Goes on where a scan has ended.
+pub(crate) async fn scan_on(
+    scanner: &mut Scanner,
+    request: &ScanRequest,
+    scan: &mut Scan,
+    visitor: &mut Visitor<'_>,
+) -> io::Result<()> {
+    scan.bad = None;
     while u64::from(scan.segment.size) < scanner.end() {
-        match scan_batch(scanner, request, &mut scan, visitor).await {
+        match scan_batch(scanner, request, scan, visitor).await {
             Ok(()) => {}
             Err(ScanError::Io(error)) => return Err(error),
             Err(ScanError::Batch(error)) => {
@@ -165,7 +184,17 @@ pub(crate) async fn scan_segment(
             }
         }
     }
-    Ok(scan)
+    Ok(())
+}
+
+impl Scan {
+    /// Steps over bytes that are no batch: the scan goes on at `end`.
+    pub(crate) fn step_over(&mut self, end: u64) {
+        let end = u32::try_from(end).unwrap_or(u32::MAX);
+        let skipped = end - self.segment.size;
+        self.segment.size = end;
+        self.segment.bytes_since_index = self.segment.bytes_since_index.saturating_add(skipped);
+    }
 }
 
 async fn scan_batch(
@@ -178,7 +207,11 @@ async fn scan_batch(
     let header = scanner.header(position.into()).await?;
     let relative = header.last_offset().checked_sub(request.base_offset);
     let fits = relative.is_some_and(|relative| relative <= i64::from(i32::MAX));
-    if header.base_offset < scan.next_offset || !fits {
+    let is_late = header.base_offset > scan.next_offset
+        && request
+            .end_max
+            .is_some_and(|end| header.last_offset() >= end);
+    if header.base_offset < scan.next_offset || !fits || is_late {
         let reason = format!(
             "offsets {} to {} where {} or more is due",
             header.base_offset,

@@ -1,6 +1,7 @@
 //! What is known in memory of one segment, and when it is full.
 
 use super::LogConfig;
+use super::cold::Doubt;
 use super::index::{Indexes, TimestampOffset};
 use crate::io::File;
 
@@ -29,6 +30,10 @@ pub(crate) struct Segment {
     pub(crate) bytes_since_index: u32,
     /// The file, while its name leads elsewhere: a compaction is being swapped in.
     pub(crate) pinned: Option<File>,
+    /// Bytes below are cold: neither appended nor checked by this process, but for what `doubt` says.
+    pub(crate) cold_end: u32,
+    /// What is known of cold bytes.
+    pub(crate) doubt: Option<Box<Doubt>>,
 }
 
 impl Segment {
@@ -46,6 +51,8 @@ impl Segment {
             created_ms: None,
             bytes_since_index: 0,
             pinned: None,
+            cold_end: 0,
+            doubt: None,
         }
     }
 
@@ -54,6 +61,7 @@ impl Segment {
         Segment {
             size,
             synced: size,
+            cold_end: size,
             is_entry_durable: true,
             indexes: None,
             are_indexes_written: true,

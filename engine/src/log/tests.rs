@@ -1,5 +1,6 @@
 //! Tests of the log on the poll driver, in a temporary directory.
 
+mod cold;
 mod compaction;
 mod format;
 mod power_loss;

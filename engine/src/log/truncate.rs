@@ -121,6 +121,7 @@ impl Log {
             active.indexes = indexes;
         }
         active.size = position;
+        active.forget_doubts_from(position);
         active.synced = active.synced.min(position);
         active.are_indexes_written = false;
         if position == 0 {

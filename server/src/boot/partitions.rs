@@ -17,6 +17,7 @@ use crate::metadata::state::{GROUP_TOPIC, Topic};
 use crate::metadata::store;
 use crate::partition::{Partition, log_config};
 use crate::producer_state::ProducerState;
+use crate::scrub::tell_damage;
 use crate::shard::Shard;
 
 /// Partitions that are opened at the same time on one shard.
@@ -95,6 +96,7 @@ async fn open(
         .cloned()
         .unwrap_or(topic.clone());
     let partition = Partition::new(topic.clone(), index, log, producers);
+    tell_damage(&partition);
     shard.add_partition(partition.clone());
     if topic.name == GROUP_TOPIC {
         driver::load(shard, &partition).await;

@@ -5,6 +5,7 @@ mod configs;
 mod consume;
 mod doctor;
 mod dump;
+mod fsck;
 mod groups;
 mod offsets;
 mod produce;
@@ -41,6 +42,8 @@ pub(super) enum Command {
     LogDirs(ServerArgs),
     /// Show segment and index files, offline
     Dump(dump::DumpArgs),
+    /// Check a data directory offline: every damaged batch by file, position, offset and reason
+    Fsck(fsck::FsckArgs),
     /// Which requests every broker speaks
     ApiVersions(ServerArgs),
     /// Measure producing: as kafka-producer-perf-test
@@ -111,6 +114,7 @@ pub(super) fn run(command: Command, cli: impl Fn() -> clap::Command) -> Exit {
         Command::DeleteRecords(args) => finish(offsets::run_delete(&args)),
         Command::LogDirs(args) => by_name("kafka-log-dirs", &server(&args, &["--describe"])),
         Command::Dump(args) => finish(dump::run(&args)),
+        Command::Fsck(args) => fsck::run(&args),
         Command::ApiVersions(args) => by_name("kafka-broker-api-versions", &server(&args, &[])),
         Command::PerfProduce(args) => by_name("kafka-producer-perf-test", &args.args),
         Command::PerfConsume(args) => by_name("kafka-consumer-perf-test", &args.args),

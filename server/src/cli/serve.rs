@@ -63,6 +63,12 @@ pub struct ServeFlags {
     /// Log files held open at a time [env: RINGLOG_OPEN_FILES_MAX] [ringlog.open.files.max]
     #[arg(long, value_name = "N")]
     pub open_files_max: Option<String>,
+    /// Serve a copy of the log directory of an Apache Kafka that was stopped; DIR is only read
+    #[arg(long, value_name = "DIR")]
+    pub adopt: Option<PathBuf>,
+    /// With --adopt: serve DIR itself, no copy
+    #[arg(long, requires = "adopt")]
+    pub in_place: bool,
     /// Write the bound addresses to this file once the broker serves
     #[arg(long, value_name = "FILE")]
     pub port_file: Option<PathBuf>,

@@ -269,11 +269,17 @@ async fn read_groups(
     let end = log.end_position();
     let mut next = log.log_start_offset();
     let failed = |error: LogError| error.to_string();
-    while let Some(slice) = log
-        .read(next, READ_BYTES, end, true)
-        .await
-        .map_err(failed)?
-    {
+    while next < end.offset {
+        let slice = match log.read(next, READ_BYTES, end, true).await {
+            // What stood there is lost, what is behind it is not.
+            Err(LogError::Corrupt { .. }) if log.offset_behind_damage(next).is_some() => {
+                *bad_batches += 1;
+                next = log.offset_behind_damage(next).unwrap_or(end.offset);
+                continue;
+            }
+            other => other.map_err(failed)?,
+        };
+        let Some(slice) = slice else { break };
         let (position, length) = (slice.position, slice.length as usize);
         let bytes = shard
             .io

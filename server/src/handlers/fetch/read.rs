@@ -11,6 +11,7 @@ use ringlog_engine::log::{FileSlice, LogError};
 
 use super::session::Wanted;
 use crate::partition::Partition;
+use crate::scrub::tell_damage;
 use crate::shard::Shard;
 use crate::watcher::Watcher;
 
@@ -142,7 +143,10 @@ async fn read_one(shard: &Shard, read: &Read, budget: u32, at_least_one: bool) -
             Err(LogError::OffsetOutOfRange { .. }) => {
                 return Found::failed(ResponseError::OffsetOutOfRange);
             }
-            Err(LogError::Corrupt { .. }) => return Found::failed(ResponseError::CorruptMessage),
+            Err(LogError::Corrupt { .. }) => {
+                tell_damage(&partition);
+                return Found::failed(ResponseError::CorruptMessage);
+            }
             Err(error) => {
                 log::error!("Fetch of {}-{}: {error}", read.topic, read.index);
                 return Found::failed(ResponseError::KafkaStorageError);

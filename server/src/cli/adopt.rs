@@ -1,0 +1,146 @@
+//! `ringlog serve --adopt DIR`: takes over the log directory of an Apache Kafka, as a copy.
+//!
+//! The copy (sharing its blocks with the original where the file system can) becomes `logs` of the data
+//! directory: it is made under another name, synced, and renamed when it is whole, so that a start that
+//! is cut short begins again. The original is only read, and locked meanwhile; it must not be in use.
+//! What is Kafka's own business stays behind: the metadata log of KRaft, and directories that were
+//! being deleted or moved. Topics get the partitions that are there, and settings by default.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ringlog_engine::io::lock_file;
+use ringlog_engine::log::directory::{META_PROPERTIES_FILE, MetaProperties, PartitionDirectory};
+
+use super::holder::name_holder;
+
+/// The metadata log of KRaft.
+const METADATA_TOPIC: &str = "__cluster_metadata";
+/// Behind the name of a copy that is not whole yet.
+const UNFINISHED: &str = ".adopting";
+
+/// Copies the log directory `from` to `logs`, for the broker `node_id`. Does nothing if `logs` has a
+/// copy of an earlier start already.
+///
+/// # Errors
+/// What is wrong, where, and what to do.
+pub(super) fn adopt(from: &Path, logs: &Path, node_id: i32) -> Result<(), String> {
+    let failed = |path: &Path, error: io::Error| {
+        format!(
+            "cannot adopt {}: {}: {error}",
+            from.display(),
+            path.display()
+        )
+    };
+    let from = fs::canonicalize(from).map_err(|error| failed(from, error))?;
+    check(&from)?;
+    if has_entries(logs) {
+        return Err(format!(
+            "{} is not empty: nothing was adopted\n   | start without --adopt if {} was adopted \
+             before, or give another --data-dir",
+            logs.display(),
+            from.display()
+        ));
+    }
+    let lock = lock_file(&from.join(".lock"));
+    if let Err(error) = &lock {
+        let path = from.join(".lock");
+        return Err(match error.kind() {
+            io::ErrorKind::WouldBlock => format!(
+                "{} is in use: {} holds {}\n   | stop that broker first",
+                from.display(),
+                name_holder(&path),
+                path.display()
+            ),
+            _ => format!(
+                "{}: {error}\n   | run this as the owner of {}",
+                path.display(),
+                from.display()
+            ),
+        });
+    }
+    let mut unfinished = logs.as_os_str().to_owned();
+    unfinished.push(UNFINISHED);
+    let unfinished = PathBuf::from(unfinished);
+    let copied = (|| {
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished)?;
+        }
+        fs::create_dir_all(&unfinished)?;
+        copy_directory(&from, &unfinished, true)?;
+        own(&unfinished, node_id)?;
+        if logs.exists() {
+            fs::remove_dir(logs)?;
+        }
+        fs::rename(&unfinished, logs)?;
+        let parent = logs
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    })();
+    copied.map_err(|error| failed(&unfinished, error))?;
+    log::info!("Adopted a copy of {} as {}", from.display(), logs.display());
+    Ok(())
+}
+
+/// Whether this is a log directory of Kafka.
+fn check(from: &Path) -> Result<(), String> {
+    let path = from.join(META_PROPERTIES_FILE);
+    let text = fs::read_to_string(&path).map_err(|error| {
+        format!(
+            "{}: {error}\n   | give a directory of log.dirs of a Kafka, which has this file",
+            path.display()
+        )
+    })?;
+    MetaProperties::parse(&text).map(drop).map_err(|reason| {
+        format!(
+            "{}: {reason}\n   | restore it before the directory is adopted",
+            path.display()
+        )
+    })
+}
+
+fn has_entries(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn copy_directory(from: &Path, to: &Path, is_log_directory: bool) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (name, kind) = (entry.file_name(), entry.file_type()?);
+        let target = to.join(&name);
+        if kind.is_file() && name != ".lock" {
+            // copy_file_range(2): on XFS and Btrfs the copy shares the blocks.
+            fs::copy(entry.path(), &target)?;
+            File::open(&target)?.sync_all()?;
+        } else if kind.is_dir() && is_log_directory {
+            let parsed = name.to_str().and_then(PartitionDirectory::parse);
+            let is_served =
+                |it: &PartitionDirectory| it.suffix.is_none() && it.topic != METADATA_TOPIC;
+            if parsed.as_ref().is_some_and(is_served) {
+                fs::create_dir(&target)?;
+                copy_directory(&entry.path(), &target, false)?;
+            } else {
+                log::info!("Not adopted: {}", entry.path().display());
+            }
+        }
+    }
+    File::open(to)?.sync_all()
+}
+
+/// The copy belongs to this broker, of the same cluster.
+fn own(logs: &Path, node_id: i32) -> io::Result<()> {
+    let path = logs.join(META_PROPERTIES_FILE);
+    let properties = MetaProperties::parse(&fs::read_to_string(&path)?);
+    let properties = properties.map_err(io::Error::other)?;
+    let ours = MetaProperties {
+        version: 0,
+        cluster_id: properties.cluster_id,
+        node_id: Some(node_id),
+        directory_id: None,
+        others: Vec::new(),
+    };
+    fs::write(&path, ours.encode())?;
+    File::open(&path)?.sync_all()
+}

@@ -1,0 +1,16 @@
+//! Data directories that were hurt, and what the broker and its tools make of them.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `place.rs` | a directory with known records, and ways to hurt it |
+//! | `adopt.rs` | directories that another broker left |
+//! | `cold.rs` | damage that a consumer or the scrub comes upon |
+//! | `full_disk.rs` | a full disk: what is refused and what goes on |
+//! | `fsck.rs` | `ringlog fsck`: every damage is named, repairs lose what they say |
+#![forbid(unsafe_code)]
+
+mod adopt;
+mod cold;
+mod fsck;
+mod full_disk;
+mod place;
