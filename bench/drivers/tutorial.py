@@ -19,6 +19,7 @@ def produce(bootstrap, topic, count, partitions, version):
     sent, acked = [0] * count, [0] * count
     began = time.monotonic_ns()
     producer = KafkaProducer(bootstrap_servers=[bootstrap],
+                             acks=1,
                              value_serializer=lambda data: json.dumps(data).encode("utf-8"), **version)
     errors = []
     for num in range(count):
@@ -31,7 +32,9 @@ def produce(bootstrap, topic, count, partitions, version):
     producer.close()
     if errors or not all(acked):
         sys.exit(f"{len(errors)} records were refused, {acked.count(0)} not acknowledged: {errors[:1]}")
-    return {"began_ns": began, "ended_ns": ended, "sent_ns": sent, "acked_ns": acked}
+    told = ["acks", "batch_size", "linger_ms", "max_in_flight_requests_per_connection", "enable_idempotence"]
+    settings = ", ".join(f"{name}={producer.config[name]}" for name in told if name in producer.config)
+    return {"began_ns": began, "ended_ns": ended, "settings": settings, "sent_ns": sent, "acked_ns": acked}
 
 
 def consume(bootstrap, topic, count, partitions, version, group, ready):

@@ -408,7 +408,7 @@ pub(crate) struct GateArgs {
     pub(crate) plant_copy: bool,
     /// How often is the gate wrong: so many runs of the same, and as many with 5 % and with 10 % more
     /// work, each against one run at the start
-    #[arg(long, value_name = "RUNS", conflicts_with_all = ["update", "plant", "plant_copy"])]
+    #[arg(long, value_name = "RUNS", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["update", "plant", "plant_copy"])]
     pub(crate) study: Option<u64>,
     /// Where the study goes: README.md and result.json
     #[arg(short, long, value_name = "DIR", requires = "study")]

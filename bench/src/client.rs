@@ -142,7 +142,7 @@ impl<C: Connection> Client<C> {
     /// The first request: what does not answer it as Kafka does is told as such.
     async fn check_versions(&mut self) -> Result<(), Failure> {
         let request = ApiVersionsRequest::default();
-        let answer = tokio::time::timeout(FIRST_ANSWER_PATIENCE, self.exchange(&request, 0)).await;
+        let answer = tokio::time::timeout(FIRST_ANSWER_PATIENCE, self.ask(&request, 0)).await;
         let answer = match answer {
             Err(_) => Err(Failure::Protocol(format!(
                 "no answer to ApiVersions within {} s",
@@ -151,11 +151,7 @@ impl<C: Connection> Client<C> {
             Ok(Err(Failure::Closed { .. })) => Err(Failure::Hangup),
             Ok(answer) => answer,
         }?;
-        accept("ApiVersions", answer.error_code)?;
-        let ranges = answer.api_keys.iter();
-        self.served = ranges
-            .map(|api| (api.api_key, api.min_version, api.max_version))
-            .collect();
+        self.served = served(&answer)?;
         if self.serves(frames::FETCH_KEY, frames::FETCH_VERSION) {
             return Ok(());
         }
@@ -254,6 +250,13 @@ impl<C: Connection> Client<C> {
         request: &R,
         version: i16,
     ) -> Result<R::Response, Failure> {
+        let mut answer = self.ask(request, version).await?;
+        R::Response::decode(&mut answer, version)
+            .map_err(|error| damaged(R::KEY, &error.to_string()))
+    }
+
+    /// Sends a request and gives its answer behind the header.
+    async fn ask<R: Request>(&mut self, request: &R, version: i16) -> Result<Bytes, Failure> {
         self.correlation_id += 1;
         let header = RequestHeader::default()
             .with_request_api_key(R::KEY)
@@ -276,15 +279,13 @@ impl<C: Connection> Client<C> {
             });
         };
         let mut answer = Bytes::copy_from_slice(self.inbox.bytes(answer));
-        let damaged =
-            |what: &str| Failure::Protocol(format!("answer to request {}: {what}", R::KEY));
         let header_version = R::Response::header_version(version);
         let header = kafka_protocol::messages::ResponseHeader::decode(&mut answer, header_version)
-            .map_err(|error| damaged(&error.to_string()))?;
+            .map_err(|error| damaged(R::KEY, &error.to_string()))?;
         if header.correlation_id != self.correlation_id {
-            return Err(damaged("a foreign correlation id"));
+            return Err(damaged(R::KEY, "a foreign correlation id"));
         }
-        R::Response::decode(&mut answer, version).map_err(|error| damaged(&error.to_string()))
+        Ok(answer)
     }
 
     /// Makes the topic unless it is there, and waits until all its partitions have a leader. True if it
@@ -386,6 +387,37 @@ impl<C: Connection> Client<C> {
         }
         Ok(offsets)
     }
+}
+
+fn damaged(key: i16, what: &str) -> Failure {
+    Failure::Protocol(format!("answer to request {key}: {what}"))
+}
+
+/// ApiVersions v0 by hand: it is the first answer of what may be no broker at all, and `kafka-protocol`
+/// makes room for as many entries as it is told.
+///
+/// ```text
+/// offset 0  error_code: i16 | count: i32 | count times (api_key: i16, min: i16, max: i16), big-endian
+/// ```
+fn served(answer: &[u8]) -> Result<Vec<(i16, i16, i16)>, Failure> {
+    let too_short = || damaged(ApiVersionsRequest::KEY, "it ends within a field");
+    let (code, rest) = answer.split_first_chunk().ok_or_else(too_short)?;
+    accept("ApiVersions", i16::from_be_bytes(*code))?;
+    let (count, entries) = rest.split_first_chunk().ok_or_else(too_short)?;
+    let (entries, _) = entries.as_chunks::<6>();
+    let count = i32::from_be_bytes(*count);
+    if usize::try_from(count) != Ok(entries.len()) {
+        let what = format!("{count} entries are told, {} are there", entries.len());
+        return Err(damaged(ApiVersionsRequest::KEY, &what));
+    }
+    let entry = |[key_0, key_1, least_0, least_1, most_0, most_1]: &[u8; 6]| {
+        (
+            i16::from_be_bytes([*key_0, *key_1]),
+            i16::from_be_bytes([*least_0, *least_1]),
+            i16::from_be_bytes([*most_0, *most_1]),
+        )
+    };
+    Ok(entries.iter().map(entry).collect())
 }
 
 /// Whether the request may be sent again.

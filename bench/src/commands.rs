@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::begin;
-use crate::cli::{FetchArgs, ProduceArgs, RunArgs};
+use crate::cli::{FetchArgs, ProduceArgs, RunArgs, TargetArgs};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
@@ -63,6 +63,34 @@ impl Scene {
         }
     }
 
+    /// Starts the broker, if one is to be started. One that does not start is a result as well.
+    async fn begin<T: Transport>(
+        kind: &'static str,
+        args: &TargetArgs,
+        workload: &Workload,
+        folder: Option<Folder>,
+    ) -> Result<Self, Failure> {
+        let failure = match begin(args).await {
+            Ok(begun) => return Ok(Self::new::<T>(kind, begun, workload, folder)),
+            Err(failure) => failure,
+        };
+        if let Some(folder) = &folder {
+            let environment = Environment::capture(&args.spawn_args.work_dir());
+            let body = RunBody {
+                io: T::NAME,
+                target: "not started".to_owned(),
+                consumed: None,
+                resources: None,
+            };
+            let document = Document::failed(kind, environment, failure.to_string(), body);
+            // The failure itself is what must be told.
+            if let Err(error) = document.write(folder) {
+                say(&format!("no result was kept: {error}"));
+            }
+        }
+        Err(failure)
+    }
+
     /// What the charts are drawn of.
     fn measurements(&self) -> Vec<Measurement> {
         let of = |summary: &Summary| {
@@ -105,7 +133,8 @@ impl Scene {
     /// Tells and keeps a run that went through, be it valid or not.
     fn finish(self, reasons: Vec<String>) -> Result<(), Failure> {
         let measurements = self.measurements();
-        self.target.stop()?;
+        // What was measured is kept, but a broker that did not end well makes it a failed run.
+        let stopped = self.target.stop();
         let summary = self.summary.iter().flat_map(Summary::lines);
         let consumed = self.body.consumed.iter().flat_map(Consumed::lines);
         for line in summary.chain(consumed) {
@@ -113,11 +142,18 @@ impl Scene {
         }
         let tables = self.body.consumed.iter().map(Consumed::table).collect();
         if let Some(folder) = &self.folder {
-            Document::new(self.kind, self.environment, reasons.clone(), self.body)
-                .with_measurements(measurements)
-                .with_tables(tables)
-                .write(folder)?;
+            let (kind, environment) = (self.kind, self.environment);
+            let document = match &stopped {
+                Ok(()) => Document::new(kind, environment, reasons.clone(), self.body),
+                Err(failure) => {
+                    let what = failure.to_string();
+                    Document::failed(kind, environment, what, self.body)
+                }
+            };
+            let document = document.with_measurements(measurements);
+            document.with_tables(tables).write(folder)?;
         }
+        stopped?;
         if reasons.is_empty() {
             Ok(())
         } else {
@@ -130,7 +166,7 @@ impl Scene {
 pub(crate) async fn produce<T: Transport>(args: &ProduceArgs) -> Result<(), Failure> {
     let (workload, limit) = args.plan()?;
     let folder = args.target.output.claim()?;
-    let scene = Scene::new::<T>("produce", begin(&args.target).await?, &workload, folder);
+    let scene = Scene::begin::<T>("produce", &args.target, &workload, folder).await?;
     let progress = Progress::begin("produce");
     let run = run::produce::<T>(scene.broker(), &workload, args.pace.warm_up, limit).await;
     drop(progress);
@@ -142,7 +178,7 @@ pub(crate) async fn fetch<T: Transport>(args: &FetchArgs) -> Result<(), Failure>
     let workload = args.workload()?;
     workload.check()?;
     let folder = args.target.output.claim()?;
-    let scene = Scene::new::<T>("fetch", begin(&args.target).await?, &workload, folder);
+    let scene = Scene::begin::<T>("fetch", &args.target, &workload, folder).await?;
     let progress = Progress::begin("fetch");
     let run = run::fetch::<T>(scene.broker(), &workload, args.fill, args.passes).await;
     drop(progress);
@@ -163,8 +199,7 @@ fn conclude(mut scene: Scene, run: Result<Run, Failure>) -> Result<(), Failure> 
 pub(crate) async fn run<T: Transport>(args: &RunArgs) -> Result<(), Failure> {
     let (workload, limit, readers) = args.plan()?;
     let folder = args.load.target.output.claim()?;
-    let begun = begin(&args.load.target).await?;
-    let mut scene = Scene::new::<T>("run", begun, &workload, folder);
+    let mut scene = Scene::begin::<T>("run", &args.load.target, &workload, folder).await?;
     let Some(from) = args.catch_up else {
         let warm_up = args.load.pace.warm_up;
         let live = live::live::<T>(scene.broker(), &workload, readers, warm_up, limit).await;

@@ -140,6 +140,8 @@ struct Comparison {
     a: String,
     b: String,
     pairs: usize,
+    /// Fresh ones, or those that ran already.
+    brokers: &'static str,
     margin: f64,
     rows: Vec<Row>,
     /// In the result they are its measurements.
@@ -248,6 +250,7 @@ pub(crate) async fn compare<T: Transport>(args: &CompareArgs) -> Result<(), Fail
         a: args.a.to_string(),
         b: args.b.to_string(),
         pairs: args.pairs,
+        brokers: brokers(&args.a, &args.b),
         margin: args.margin,
         rows,
         runs,
@@ -286,6 +289,17 @@ pub(crate) async fn compare<T: Transport>(args: &CompareArgs) -> Result<(), Fail
     }
 }
 
+/// What the runs were on.
+fn brokers(a: &Side, b: &Side) -> &'static str {
+    let runs = |side: &Side| matches!(side, Side::Running(..));
+    match (runs(a), runs(b)) {
+        (false, false) => "fresh brokers",
+        (true, true) => "running brokers, a fresh topic for each run",
+        (true, false) => "A a running broker with a fresh topic for each run, B fresh brokers",
+        (false, true) => "A fresh brokers, B a running broker with a fresh topic for each run",
+    }
+}
+
 async fn run_all<T: Transport>(
     args: &CompareArgs,
     workload: &Workload,
@@ -308,7 +322,9 @@ async fn run_all<T: Transport>(
             };
             let mut workload = workload.clone();
             if matches!(spec, Side::Running(..)) {
-                workload.topic = format!("{}-{pair}", workload.topic); // its log must begin empty
+                // Its log must begin empty: both sides may be one broker, and an earlier run's.
+                let own = std::process::id();
+                workload.topic = format!("{}-{own}-{side}-{pair}", workload.topic);
             }
             let done = run::produce::<T>(broker, &workload, args.load.pace.warm_up, limit).await;
             let done = done.inspect_err(|_| say(&target.log_tail()))?;
@@ -399,8 +415,8 @@ fn readme(environment: &Environment, body: &Comparison, reasons: &[String]) -> S
     let told = environment.lines().into_iter();
     lines.extend(told.map(|line| format!("- {line}")));
     lines.push(format!(
-        "- runs: {} pairs in turns (A B, B A, ..), fresh brokers, generator on {}",
-        body.pairs, body.io
+        "- runs: {} pairs in turns (A B, B A, ..), {}, generator on {}",
+        body.pairs, body.brokers, body.io
     ));
     lines.push(format!(
         "- B / A: geometric mean over the pairs [95 % interval, bootstrap-t]; `same` = the interval lies \

@@ -38,7 +38,7 @@ pub(crate) async fn gate<T: Transport>(args: &GateArgs) -> Result<(), Failure> {
     }
     let measured = measure::<T>(args, &environment).await?;
     if args.update {
-        return update(&args.baseline, measured);
+        return update(args, measured);
     }
     let Some(baseline) = Baseline::read(&args.baseline)? else {
         return Err(Failure::Target(format!(
@@ -46,7 +46,24 @@ pub(crate) async fn gate<T: Transport>(args: &GateArgs) -> Result<(), Failure> {
             args.baseline.display()
         )));
     };
-    judge(args, &baseline, &Comparison::new(&baseline, &measured))
+    let comparison = Comparison::new(&baseline, &measured);
+    let gone = gone(args, &baseline, &measured);
+    judge(args, &baseline, &comparison.with_gone(&gone))
+}
+
+/// Counted entries of the baseline that were asked for and are no longer there: what is not measured must
+/// not pass. Without valgrind nothing could be counted, which was told.
+fn gone(args: &GateArgs, baseline: &Baseline, measured: &Baseline) -> Vec<String> {
+    let is_due = |name: &str| {
+        let is_of_broker = name.starts_with(broker::NAME_PREFIX);
+        !measured.tools.valgrind.is_empty()
+            && is_wanted(args, name)
+            && !(args.no_broker && is_of_broker)
+    };
+    let is_there = |name: &str| measured.entries.iter().any(|now| now.name == name);
+    let names = baseline.entries.iter().map(|old| &old.name);
+    let gone = names.filter(|name| is_due(name) && !is_there(name));
+    gone.cloned().collect()
 }
 
 /// All that `args` asks for.
@@ -83,12 +100,15 @@ async fn measure<T: Transport>(
     Ok(measured)
 }
 
-fn update(path: &Path, measured: Baseline) -> Result<(), Failure> {
+fn update(args: &GateArgs, measured: Baseline) -> Result<(), Failure> {
+    let path = &args.baseline;
     let baseline = match Baseline::read(path)? {
         Some(mut baseline) => {
-            for line in Comparison::new(&baseline, &measured).lines {
+            let gone = gone(args, &baseline, &measured);
+            for line in Comparison::new(&baseline, &measured).with_gone(&gone).lines {
                 tell(&line);
             }
+            baseline.entries.retain(|old| !gone.contains(&old.name));
             baseline.accept(measured);
             baseline
         }

@@ -4,9 +4,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use flate2::read::ZlibDecoder;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use hdrhistogram::{Counter, Histogram};
+use std::io::Read as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// A histogram that is told to have more counts than this is no histogram of ours: 120 s in
@@ -30,9 +32,42 @@ pub(crate) fn decode(text: &str) -> Result<Histogram<u64>, String> {
     let bytes = STANDARD
         .decode(text.trim())
         .map_err(|error| format!("a histogram that is no base64: {error}"))?;
+    let plain = inflated(&bytes)?;
     Deserializer::new()
-        .deserialize(&mut bytes.as_slice())
+        .deserialize(&mut plain.as_slice())
         .map_err(|error| format!("a histogram that cannot be read: {error}"))
+}
+
+/// The plain form (V2), with as many counts as it says: the library makes room for what it is told.
+///
+/// ```text
+/// offset 0  cookie: u32 | 4 payload length: u32 | 8 .. 40 what the counts are of | 40 counts, big-endian
+/// ```
+fn inflated(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    const DEFLATED: [u8; 4] = [0x1c, 0x84, 0x93, 0x14];
+    const HEAD_BYTES: usize = 40;
+    let mut plain = Vec::new();
+    match bytes.strip_prefix(&DEFLATED) {
+        None => plain.extend_from_slice(bytes),
+        Some(rest) => {
+            let deflated = rest.get(4..).unwrap_or_default(); // behind its length
+            let mut limited = ZlibDecoder::new(deflated).take(TEXT_BYTES_MAX as u64 + 1);
+            limited
+                .read_to_end(&mut plain)
+                .map_err(|error| format!("a histogram that cannot be inflated: {error}"))?;
+        }
+    }
+    let told = plain.get(4..).and_then(|rest| rest.first_chunk());
+    let told = told.map(|told| u32::from_be_bytes(*told));
+    let there = plain.len().checked_sub(HEAD_BYTES);
+    if plain.len() > TEXT_BYTES_MAX || there.is_none() || there != told.and_then(as_size) {
+        return Err(format!("a histogram of {} bytes that is cut", plain.len()));
+    }
+    Ok(plain)
+}
+
+fn as_size(told: u32) -> Option<usize> {
+    usize::try_from(told).ok()
 }
 
 /// One line of an interval log.
@@ -111,6 +146,31 @@ mod tests {
         let mut text = encode(&histogram(&[1, 2, 3]));
         text.truncate(text.len() / 2 / 4 * 4);
         assert!(decode(&text).is_err(), "{text}");
+    }
+
+    #[test]
+    fn a_length_that_is_told_makes_no_room() {
+        use flate2::Compression;
+        use flate2::read::ZlibEncoder;
+        let bytes = STANDARD.decode(encode(&histogram(&[1, 2, 3]))).unwrap();
+        let text = |plain: &[u8]| {
+            let mut deflated = bytes[..4].to_vec();
+            let mut body = Vec::new();
+            let mut encoder = ZlibEncoder::new(plain, Compression::fast());
+            encoder.read_to_end(&mut body).unwrap();
+            deflated.extend_from_slice(&u32::try_from(body.len()).unwrap().to_be_bytes());
+            deflated.extend(body);
+            STANDARD.encode(deflated)
+        };
+        let plain = inflated(&bytes).unwrap();
+        assert_eq!(decode(&text(&plain)).unwrap().len(), 3);
+        let mut told = plain.clone();
+        told[4..8].copy_from_slice(&u32::MAX.to_be_bytes());
+        let refused = decode(&text(&told)).unwrap_err();
+        assert!(refused.contains("that is cut"), "{refused}");
+        // Zeros deflate to a thousandth.
+        let refused = decode(&text(&vec![0; 64 << 20])).unwrap_err();
+        assert!(refused.contains("that is cut"), "{refused}");
     }
 
     #[test]

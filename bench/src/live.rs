@@ -353,7 +353,10 @@ pub(crate) async fn live<T: Transport>(
             group.agrees(&verified)?;
         }
     }
-    let reasons = summary.reasons(&counted);
+    let mut reasons = summary.reasons(&counted);
+    if workload.stamped && end_to_end.is_empty() {
+        reasons.push("no batch came with the time at which it was to leave".to_owned());
+    }
     Ok((Run { summary, reasons }, consumed))
 }
 
@@ -418,6 +421,12 @@ pub(crate) async fn catch_up<T: Transport>(
         reasons.push(format!(
             "not cold: only {:.0} % of the log's bytes came from the device (a tmpfs, or a file system \
              that keeps its pages?)",
+            share * 100.0
+        ));
+    }
+    if from == CatchUp::Hot && share > 0.1 {
+        reasons.push(format!(
+            "not hot: {:.0} % of the log's bytes came from the device",
             share * 100.0
         ));
     }

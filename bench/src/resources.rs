@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::series::Sample;
 
 use calls::CallCounter;
-pub(crate) use calls::request_system_calls;
+pub(crate) use calls::{PERF, request_system_calls};
 use device::Device;
 pub(crate) use device::{DeviceUsage, block_device};
 use sampler::Sampler;
@@ -113,7 +113,7 @@ impl Surroundings {
 pub(crate) struct Resources {
     /// The broker; `None` if its process is not known.
     pub(crate) broker: Option<Usage>,
-    /// This process.
+    /// This process, and the CPU time of the clients that it started.
     pub(crate) generator: Usage,
     /// The rest of the machine.
     pub(crate) machine: Surroundings,
@@ -186,6 +186,8 @@ impl Calls {
 pub(crate) struct Meter {
     broker: Option<(u32, Reading)>,
     generator: Reading,
+    /// User and system ticks of the children that this process waited for, if they are the generator too.
+    children: Option<(u64, u64)>,
     rings: (ring::Rings, ring::Rings),
     device: Option<(Device, DeviceUsage)>,
     calls: Calls,
@@ -210,6 +212,7 @@ impl Meter {
         Ok(Self {
             broker,
             generator: read_process(own)?,
+            children: None,
             rings,
             device: device.and_then(|device| Some((device.clone(), device.read()?))),
             calls,
@@ -217,6 +220,13 @@ impl Meter {
             machine: read_machine()?,
             begin: Instant::now(),
         })
+    }
+
+    /// The load comes from processes that this one starts and waits for before [`stop`](Self::stop): their
+    /// CPU time is the generator's.
+    pub(crate) fn with_children(mut self) -> Result<Self, Failure> {
+        self.children = Some(read_children()?);
+        Ok(self)
     }
 
     /// Without the broker, which is no longer there.
@@ -229,7 +239,12 @@ impl Meter {
     pub(crate) fn stop(self) -> Result<Resources, Failure> {
         let elapsed_s = self.begin.elapsed().as_secs_f64();
         let (busy, steal) = read_machine()?;
-        let generator = difference(self.generator, read_process(std::process::id())?);
+        let mut generator = difference(self.generator, read_process(std::process::id())?);
+        if let Some((user, system)) = self.children {
+            let (user_now, system_now) = read_children()?;
+            generator.cpu_user_s += seconds(user_now.saturating_sub(user));
+            generator.cpu_system_s += seconds(system_now.saturating_sub(system));
+        }
         let broker = match self.broker {
             Some((pid, before)) => Some(difference(before, read_process(pid)?)),
             None => None,
@@ -309,6 +324,13 @@ fn read_process(pid: u32) -> Result<Reading, Failure> {
         resident_bytes_max: labelled(&status, "VmHWM:").unwrap_or_default() * 1024,
         threads: labelled(&status, "Threads:").unwrap_or_default(),
     })
+}
+
+/// `cutime` and `cstime` of this process.
+fn read_children() -> Result<(u64, u64), Failure> {
+    let stat = read("/proc/self/stat")?;
+    let ticks = |number| stat_field(&stat, number).ok_or_else(|| unreadable("stat"));
+    Ok((ticks(16)?, ticks(17)?))
 }
 
 fn context_switches(pid: u32) -> Result<u64, Failure> {
@@ -396,6 +418,21 @@ mod tests {
         assert!(broker.cpu_s() >= 0.02, "{broker:?}");
         assert!(broker.resident_bytes > 1 << 20, "{broker:?}");
         assert!(age_s(std::process::id()).unwrap() >= 0.08);
+    }
+
+    #[test]
+    fn the_cpu_time_of_clients_is_the_generators() {
+        let own = || Meter::start(None).unwrap();
+        let (alone, with_children) = (own(), own().with_children().unwrap());
+        let mut client = std::process::Command::new("sh");
+        client.args(["-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"]);
+        assert!(client.status().unwrap().success());
+        let (alone, with_children) = (alone.stop().unwrap(), with_children.stop().unwrap());
+        let of = |resources: &Resources| resources.generator.cpu_s();
+        assert!(
+            of(&with_children) >= of(&alone) + 0.02,
+            "{with_children:?}\n{alone:?}"
+        );
     }
 
     #[test]

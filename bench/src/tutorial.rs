@@ -39,6 +39,10 @@ const PRODUCE_VERSION: i16 = 2;
 const IN_FLIGHT: usize = 5;
 /// The broker's CPU time comes in ticks of 10 ms: less than ten of them are no number.
 const CPU_S_MIN: f64 = 0.1;
+/// Each has a topic of its own, which is there before its clock runs: for every driver.
+const PASSES: [&str; 3] = ["first", "second", "live"];
+/// Of a scale: a literal client keeps two times of each, and the native one every message.
+const MESSAGES_MAX: u64 = 10_000_000;
 
 /// Who runs the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
@@ -113,7 +117,7 @@ struct Measured {
     /// Name and version of the client, and how it spoke.
     client: String,
     producers: usize,
-    /// The whole loop on a fresh broker: connect, make the topic, produce, join, read, commit, leave.
+    /// The whole loop on a fresh broker: connect, produce, join, read, commit, leave. The topic is there.
     first_loop_s: f64,
     /// Once more.
     second_loop_s: f64,
@@ -125,8 +129,9 @@ struct Measured {
     produce: Latency,
     /// Of the live pass: from the send to the receipt by the group.
     end_to_end: Latency,
-    /// The broker's over the second loop; none below 0.1 s, which its clock cannot tell.
+    /// The broker's over the second loop, without the check; none below 0.1 s, which its clock cannot tell.
     broker_cpu_us_per_message: Option<f64>,
+    /// Of the second loop; of a literal driver, the generator is its processes and this one.
     resources: Resources,
     /// All of them, in order, in every pass.
     verified: bool,
@@ -157,15 +162,9 @@ struct Body {
 
 /// Runs the loop at every scale, on every target, with every driver.
 pub(crate) async fn tutorial<T: Transport>(args: &TutorialArgs) -> Result<(), Failure> {
+    check_amounts(&args.scale, args.messages)?;
     let folder = args.output.claim()?;
     let environment = Environment::capture(&args.spawn_args.work_dir());
-    if args
-        .scale
-        .iter()
-        .any(|scale| *scale == 0 || *scale > 10_000)
-    {
-        return Err(Failure::Usage("--scale must be 1 to 10000".to_owned()));
-    }
     let mut body = Body {
         io: T::NAME,
         loop_messages: args.messages,
@@ -212,6 +211,20 @@ pub(crate) async fn tutorial<T: Transport>(args: &TutorialArgs) -> Result<(), Fa
     )))
 }
 
+fn check_amounts(scales: &[u64], messages: u64) -> Result<(), Failure> {
+    if scales.iter().any(|scale| !(1..=10_000).contains(scale)) {
+        return Err(Failure::Usage("--scale must be 1 to 10000".to_owned()));
+    }
+    let largest = scales.iter().copied().max().unwrap_or(1);
+    if messages == 0 || largest.saturating_mul(messages) > MESSAGES_MAX {
+        return Err(Failure::Usage(format!(
+            "--messages must be 1 to {} at scale {largest}: at most {MESSAGES_MAX} in all",
+            MESSAGES_MAX / largest
+        )));
+    }
+    Ok(())
+}
+
 /// A fresh broker and the loop on it. What fails is the row's, not the table's.
 async fn row<T: Transport>(
     args: &TutorialArgs,
@@ -250,8 +263,9 @@ async fn row<T: Transport>(
     drop(progress);
     match measured {
         Ok(measured) => {
-            started.stop()?;
             row.measured = Some(measured);
+            // What was measured is kept, but a broker that did not end well is told.
+            row.failed = started.stop().err().map(|failure| failure.to_string());
         }
         Err(failure) => {
             let tail = started.log_tail();
@@ -269,8 +283,8 @@ async fn native<T: Transport>(
     shape: Shape,
 ) -> Result<Measured, Failure> {
     let broker = site.broker;
-    let client = Client::connect::<T>(broker.address).await?;
-    let produce_version = client.version_or_oldest(PRODUCE_KEY, PRODUCE_VERSION);
+    let mut control = Client::connect::<T>(broker.address).await?;
+    let produce_version = control.version_or_oldest(PRODUCE_KEY, PRODUCE_VERSION);
     let produce_version = produce_version.min(PRODUCE_VERSION_MAX);
     let round = usize::try_from(args.messages).unwrap_or(usize::MAX);
     let workload = |name: &str| Workload {
@@ -287,12 +301,18 @@ async fn native<T: Transport>(
         verify: !args.no_verify,
         ..Workload::default()
     };
-    let first = loop_once::<T>(broker, &workload("first"), shape).await?;
-    let meter = Meter::start(broker.pid)?;
-    let second = loop_once::<T>(broker, &workload("second"), shape).await?;
-    let resources = meter.stop()?;
+    for name in PASSES {
+        let topic = workload(name).topic;
+        control.create_topic(&topic, shape.partitions).await?;
+    }
+    let (first, _) = loop_once::<T>(broker, &workload("first"), shape).await?;
+    let (second, resources) = loop_once::<T>(broker, &workload("second"), shape).await?;
     let live = live::<T>(broker, &workload("live"), shape).await?;
-    let client = format!("native, Produce v{produce_version}");
+    let client = format!(
+        "native, Produce v{produce_version}, acks=1, one message a request, at most {IN_FLIGHT} in flight a \
+         connection, connections: {}",
+        shape.partitions
+    );
     let summary = second.counted.as_ref().map(|(counted, bytes)| {
         let amounts = (shape.messages, *bytes);
         let mut summary = Summary::new(counted, amounts, false, resources.clone());
@@ -357,13 +377,13 @@ fn group<T: Transport>(
     })
 }
 
-/// The loop as it is written.
+/// The loop as it is written, and what it used: the check afterwards is not the loop's.
 async fn loop_once<T: Transport>(
     broker: Broker,
     workload: &Workload,
     shape: Shape,
-) -> Result<Pass, Failure> {
-    let began = Instant::now();
+) -> Result<(Pass, Resources), Failure> {
+    let meter = Meter::start(broker.pid)?;
     let mut client = Client::connect::<T>(broker.address).await?;
     let mut producers = Producers::<T>::connect(&mut client, broker.address, workload).await?;
     let produced = producers.phase(limit(shape)).await?;
@@ -373,16 +393,18 @@ async fn loop_once<T: Transport>(
     group.finish_at(ends);
     let consumers = consume::join::<T>(broker.address, &group).await?;
     consume::read(consumers).await?;
-    let (whole_s, consume_s) = (began.elapsed(), consuming.elapsed());
+    let consume_s = consuming.elapsed().as_secs_f64();
+    let resources = meter.stop()?;
     check(&mut client, &producers, workload, &group, shape).await?;
-    Ok(Pass {
-        whole_s: whole_s.as_secs_f64(),
+    let pass = Pass {
+        whole_s: resources.machine.elapsed_s,
         produce_s: produced.elapsed.as_secs_f64(),
-        consume_s: consume_s.as_secs_f64(),
+        consume_s,
         produce: produced.latency.clone(),
         end_to_end: histogram(),
         counted: Some((produced, producers.bytes())),
-    })
+    };
+    Ok((pass, resources))
 }
 
 /// The group waits for the messages while they are sent.
@@ -443,6 +465,21 @@ async fn check<T: Transport>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_that_do_not_fit_are_refused_before_they_are_multiplied() {
+        for (scales, messages) in [
+            (&[1][..], 1 << 30),
+            (&[1, 10_000], u64::MAX / 2),
+            (&[10_000], 1001),
+            (&[1], 0),
+            (&[0], 1),
+        ] {
+            let refused = check_amounts(scales, messages).unwrap_err();
+            assert_eq!(refused.exit_code(), 2, "{scales:?} {messages}: {refused}");
+        }
+        check_amounts(&[1, 10_000], 1000).unwrap();
+    }
 
     #[test]
     fn a_scale_multiplies_messages_and_spreads_them() {

@@ -1,6 +1,8 @@
 //! `compare` on real brokers: the runs, the files it leaves, the exit codes that need no clock.
 #![forbid(unsafe_code)]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -55,6 +57,32 @@ fn two_brokers_are_loaded_in_turns_and_the_verdict_is_the_exit_code() {
     let readme = std::fs::read_to_string(output.join("README.md")).unwrap();
     assert!(readme.contains("latency p50, us (decides)"), "{readme}");
     std::fs::remove_dir_all(&output).unwrap();
+}
+
+#[test]
+fn one_running_broker_can_be_both_sides_more_than_once() {
+    let broker = support::Broker::start();
+    let side = broker.bootstrap();
+    for round in 0..2 {
+        let output = broker.directory.join(&format!("result-{round}"));
+        let directory = output.display().to_string();
+        let mut words = vec!["--io", "epoll", "compare", &side, &side, "-o", &directory];
+        words.extend(SMALL.split(' '));
+        words.extend(["--measure", "p50"]);
+        let (done, text) = bench(&words);
+        assert!(matches!(done.status.code(), Some(0 | 3 | 4)), "{text}");
+        let readme = std::fs::read_to_string(output.join("README.md")).unwrap();
+        assert!(
+            readme.contains("running brokers, a fresh topic"),
+            "{readme}"
+        );
+    }
+    let logs = broker.directory.join("data/logs");
+    let logs = std::fs::read_dir(logs).unwrap().flatten();
+    let names: Vec<_> = logs.map(|log| log.file_name()).collect();
+    let of_a_run = |name: &&std::ffi::OsString| name.to_string_lossy().starts_with("bench-");
+    let logs = names.iter().filter(of_a_run).count();
+    assert_eq!(logs, 24, "a log for each run of each side: {names:?}");
 }
 
 #[test]

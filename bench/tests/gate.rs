@@ -83,6 +83,47 @@ fn the_same_code_passes_and_a_slow_down_of_5_per_cent_fails() {
 }
 
 #[test]
+fn an_entry_that_is_gone_fails_until_it_is_accepted() {
+    let scene = Scene::new("gone");
+    let (made, text) = output(&mut scene.gate_of("crc", &["--update"]));
+    assert!(made.status.success(), "{text}");
+    let path = scene.0.join("baseline.json");
+    let baseline = std::fs::read_to_string(&path).unwrap();
+    let mut baseline: serde_json::Value = serde_json::from_str(&baseline).unwrap();
+    let Some(first) = baseline["entries"].get(0).cloned() else {
+        return; // no valgrind here: nothing was counted
+    };
+    let entries = baseline["entries"].as_array_mut().unwrap();
+    for name in ["crc of yesterday", "broker: crc", "another"] {
+        let mut gone = first.clone();
+        gone["name"] = name.into();
+        entries.push(gone);
+    }
+    std::fs::write(&path, baseline.to_string()).unwrap();
+    // Neither the broker's, as none is started, nor what was not asked for.
+    let (gone, text) = output(&mut scene.gate_of("crc", &[]));
+    assert_eq!(gone.status.code(), Some(1), "{text}");
+    assert!(text.contains("1 of 2 entries regressed"), "{text}");
+    assert!(text.contains("REGRESSED  crc of yesterday"), "{text}");
+    let (accepted, text) = output(&mut scene.gate_of("crc", &["--update"]));
+    assert!(accepted.status.success(), "{text}");
+    let (same, text) = output(&mut scene.gate_of("crc", &[]));
+    assert!(same.status.success(), "{text}");
+    let kept = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        !kept.contains("crc of yesterday") && kept.contains("\"another\""),
+        "{kept}"
+    );
+}
+
+#[test]
+fn a_study_of_no_runs_is_refused() {
+    let scene = Scene::new("none-studied");
+    let (refused, text) = output(&mut scene.gate_of("crc", &["--study", "0"]));
+    assert_eq!(refused.status.code(), Some(2), "{text}");
+}
+
+#[test]
 fn a_copy_more_of_what_passes_fails_and_is_named() {
     let scene = Scene::new("copy");
     let gate = |words: &[&str]| output(&mut scene.gate_of("validate a batch of 16 KiB", words));

@@ -80,3 +80,23 @@ fn a_length_that_is_none_is_refused_before_it_allocates() {
         });
     }
 }
+
+#[test]
+fn a_list_of_versions_is_read_and_a_count_that_is_not_there_does_not_allocate() {
+    let answer = |count: i32, entries: &[i16]| {
+        let mut bytes = vec![0, 0];
+        bytes.extend_from_slice(&count.to_be_bytes());
+        let entries = entries.iter().flat_map(|entry| entry.to_be_bytes());
+        bytes.extend(entries);
+        bytes
+    };
+    let versions = served(&answer(2, &[0, 3, 11, 18, 0, 4])).unwrap();
+    assert_eq!(versions, [(0, 3, 11), (18, 0, 4)]);
+    for count in [i32::MAX, -1, 1, 3] {
+        let error = served(&answer(count, &[0, 3, 11, 18, 0, 4])).unwrap_err();
+        assert!(error.to_string().contains("2 are there"), "{error}");
+    }
+    assert!(served(&[0]).is_err() && served(&[0, 0, 0]).is_err());
+    let refused = served(&[0, 35, 0, 0, 0, 0]).unwrap_err();
+    assert!(matches!(refused, Failure::Answer { code: 35, .. }));
+}

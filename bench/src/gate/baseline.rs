@@ -253,6 +253,15 @@ impl Comparison {
         Self { notes, lines }
     }
 
+    /// With the entries that the baseline has and that are no longer measured: they fail.
+    pub(crate) fn with_gone(mut self, names: &[String]) -> Self {
+        self.lines.extend(names.iter().map(|name| {
+            let text = format!("{name:<44} gone: it is in the baseline and was not measured");
+            line(name, Verdict::Regressed, None, text)
+        }));
+        self
+    }
+
     /// The lines that fail the gate.
     pub(crate) fn regressions(&self) -> Vec<&Line> {
         let failing = |line: &&Line| line.verdict == Verdict::Regressed;

@@ -60,6 +60,8 @@ const SCENES: [Scene; 3] = [
     },
 ];
 /// Small enough for the socket: how often a sendfile(2) finds it full is the reader's doing.
+/// Every entry of this file begins with it.
+pub(super) const NAME_PREFIX: &str = "broker: ";
 const FETCH: &str = "broker: fetch 64 KiB";
 const FETCH_BYTES_MAX: i32 = 64 << 10;
 /// How often the longer run fetches all of it more than the shorter one: 5 % of them is a whole one.

@@ -3,6 +3,7 @@
 use super::costs;
 use super::svg::{count, escape, short, time};
 use crate::report::{Document, Latency, Measurement, Status, Summary};
+use crate::resources::{Count, PERF};
 use crate::table::{Table, digits};
 
 /// Beyond this share of the machine in other hands the numbers are doubtful.
@@ -121,6 +122,17 @@ fn cautions(document: &Document) -> Vec<String> {
         }
     }
     let summaries = document.measurements.iter().map(|of| &of.summary);
+    let counts_calls = |of: &Summary| {
+        let counted = &of.resources.broker_system_calls;
+        matches!(counted, Count::Counted { source, .. } if source.starts_with(PERF))
+    };
+    if summaries.clone().any(counts_calls) {
+        cautions.push(
+            "system calls were counted by perf (--count-system-calls), which slows every one of them: not \
+             for latencies or CPU times"
+                .to_owned(),
+        );
+    }
     let summaries: Vec<_> = summaries
         .filter(|of| of.resources.machine.elapsed_s > 0.0)
         .collect();

@@ -90,12 +90,12 @@ impl Axis {
     /// Of positive values, widened to ends that read well.
     pub(super) fn log((low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
         let low = if low.is_finite() && low > 1e-3 {
-            low
+            low.min(LOG_MAX / 10.0)
         } else {
             1e-3
         };
         let high = if high.is_finite() {
-            high.max(low * 1.5)
+            high.max(low * 1.5).min(LOG_MAX)
         } else {
             low * 10.0
         };
@@ -161,6 +161,9 @@ impl Axis {
         (major, minor)
     }
 }
+
+/// Microseconds of 30 thousand years: what a file says beyond is damage, and powers of ten must end.
+const LOG_MAX: f64 = 1e18;
 
 /// The nearest of 1, 2, 3, 5, 7 times a power of ten, below or above.
 fn step(value: f64, up: bool) -> f64 {
@@ -385,6 +388,19 @@ mod tests {
         }
         let (ticks, _) = Axis::linear((0.0, 0.0), (0.0, 1.0)).ticks(5);
         assert!(ticks.len() > 1, "{ticks:?}");
+    }
+
+    #[test]
+    fn an_axis_of_what_nothing_takes_ends() {
+        for (low, high) in [(1.0, f64::MAX), (f64::MAX, f64::MAX), (5e-324, 1e300)] {
+            let axis = Axis::log((low, high), (0.0, 100.0));
+            let (major, minor) = axis.ticks(5);
+            assert!((1..300).contains(&(major.len() + minor.len())), "{axis:?}");
+            assert!(
+                axis.at(low).is_finite() && axis.at(high).is_finite(),
+                "{axis:?}"
+            );
+        }
     }
 
     #[test]

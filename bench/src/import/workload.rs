@@ -97,6 +97,11 @@ pub(super) fn read(text: &str) -> Result<Plan, String> {
             let fill = format!("{backlog}GiB");
             plan.words
                 .extend(["--catch-up", "cold", "--fill", &fill].map(str::to_owned));
+            plan.notes.push(
+                "the backlog is read alone, without load beside it: --rate, --duration and --warm-up have no \
+                 effect there; without --catch-up and --fill it is the load alone"
+                    .to_owned(),
+            );
         }
     }
     plan.notes.extend(notes(topics, rate));

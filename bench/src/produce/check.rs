@@ -50,6 +50,7 @@ impl<T: Transport> Producers<T> {
         Records {
             sent: Rc::clone(&self.records),
             orders: Rc::new(orders.collect()),
+            stamped: self.workload.stamped,
         }
     }
 

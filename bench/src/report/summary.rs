@@ -358,7 +358,10 @@ impl Summary {
         ));
         lines.push(match self.verified_records {
             Some(records) => {
-                format!("verified     {records} records: count, order, offsets, bytes")
+                format!(
+                    "verified     {records} records: count, order, offsets, and all bytes (keys, values and \
+                     headers, where the stored bytes are not those that were sent)"
+                )
             }
             None => "verified     nothing (--no-verify)".to_owned(),
         });

@@ -14,6 +14,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::Count;
 
+/// How a count by perf begins to say so.
+pub(crate) const PERF: &str = "perf stat";
 /// Set once by the command line, before anything is measured.
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 /// perf opens its counters in a few milliseconds; longer means that it never will.
@@ -117,7 +119,7 @@ fn parse(text: &str) -> Count {
     match (count, line) {
         (Some(count), _) => Count::Counted {
             count,
-            source: "perf stat, raw_syscalls:sys_enter".to_owned(),
+            source: format!("{PERF}, raw_syscalls:sys_enter"),
         },
         (None, Some(line)) => Count::Unavailable(format!("perf says {line}")),
         (None, None) => Count::Unavailable("perf counted nothing".to_owned()),

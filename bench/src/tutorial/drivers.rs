@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Deserialize;
 
-use super::{Driver, Measured, Pass, Shape, Site, measured};
+use super::{Driver, Measured, PASSES, Pass, Shape, Site, measured};
 use crate::cli::TutorialArgs;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::frames::FETCH_KEY;
 use crate::phase::histogram;
-use crate::resources::Meter;
+use crate::resources::{Meter, Resources};
 use crate::run::Broker;
 use crate::target::Directory;
 use crate::transport::Transport;
@@ -37,6 +37,8 @@ struct Prepared {
 struct Produced {
     began_ns: u64,
     ended_ns: u64,
+    /// What the client says of itself: acks, batches, requests in flight.
+    settings: String,
     sent_ns: Vec<u64>,
     acked_ns: Vec<u64>,
 }
@@ -92,15 +94,13 @@ pub(super) async fn run<T: Transport>(
         directory: Directory::new(&args.spawn_args, "driver")?,
     };
     let topic = |name: &str| format!("{name}-{}", site.name);
-    for name in ["first", "second", "live"] {
+    for name in PASSES {
         control.create_topic(&topic(name), shape.partitions).await?;
     }
-    let first = scene.loop_once(&topic("first")).await?;
-    let meter = Meter::start(broker.pid)?;
-    let second = scene.loop_once(&topic("second")).await?;
-    let resources = meter.stop()?;
+    let (first, ..) = scene.loop_once(&topic("first")).await?;
+    let (second, resources, settings) = scene.loop_once(&topic("second")).await?;
     let live = scene.live(&topic("live")).await?;
-    for name in ["first", "second", "live"] {
+    for name in PASSES {
         let ends = control
             .log_end_offsets(&topic(name), shape.partitions)
             .await?;
@@ -112,8 +112,8 @@ pub(super) async fn run<T: Transport>(
     }
     let client = std::mem::take(&mut scene.prepared.client);
     let client = match driver {
-        Driver::Java => client,
-        _ => format!("{client}, api_version {api_version}"),
+        Driver::Java => format!("{client}, {settings}"),
+        _ => format!("{client}, api_version {api_version}, {settings}"),
     };
     Ok(measured(client, shape, (&first, &second, &live), resources))
 }
@@ -137,24 +137,26 @@ fn prepare(script: &Path, words: &[&str]) -> Result<Prepared, Failure> {
 }
 
 impl Scene {
-    async fn loop_once(&self, topic: &str) -> Result<Pass, Failure> {
-        let began = Instant::now();
+    /// With what it used, its processes' CPU time included, and the producer's settings.
+    async fn loop_once(&self, topic: &str) -> Result<(Pass, Resources, String), Failure> {
+        let meter = Meter::start(self.broker.pid)?.with_children()?;
         let produce = self.start("produce", topic, None)?;
         let produced: Produced = self.result(produce).await?;
         let consuming = Instant::now();
         let consume = self.start("consume", topic, Some("-"))?;
         let consumed: Consumed = self.result(consume).await?;
-        let whole_s = began.elapsed().as_secs_f64();
         let consume_s = consuming.elapsed().as_secs_f64();
+        let resources = meter.stop()?;
         let within_s = (consumed.ended_ns - consumed.began_ns) as f64 / 1e9;
-        Ok(Pass {
-            whole_s,
+        let pass = Pass {
+            whole_s: resources.machine.elapsed_s,
             produce_s: (produced.ended_ns - produced.began_ns) as f64 / 1e9,
             consume_s: within_s.min(consume_s),
             produce: between(&produced.sent_ns, &produced.acked_ns)?,
             end_to_end: histogram(),
             counted: None,
-        })
+        };
+        Ok((pass, resources, produced.settings))
     }
 
     async fn live(&self, topic: &str) -> Result<Pass, Failure> {

@@ -6,10 +6,10 @@
 
 use std::rc::Rc;
 
-use ringlog_engine::record::{Batch, BatchReader};
+use ringlog_engine::record::{Batch, BatchReader, Header};
 
 use super::Violation;
-use crate::records::{BATCH_BYTES_MAX, Sent};
+use crate::records::{BATCH_BYTES_MAX, STAMP_KEY, Sent};
 
 /// A batch that was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +43,16 @@ pub(crate) struct Records {
     pub(crate) sent: Rc<Vec<Vec<Vec<Sent>>>>,
     /// By partition.
     pub(crate) orders: Rc<Vec<Order>>,
+    /// The first record of each batch has the time at which it was to leave as its only header; no other
+    /// record has one.
+    pub(crate) stamped: bool,
 }
 
 /// What must lie at an offset.
 struct Expected<'a> {
     connection: usize,
     record: &'a Sent,
+    begins_batch: bool,
     ends_batch: bool,
 }
 
@@ -73,8 +77,21 @@ impl Records {
         Some(Expected {
             connection,
             record: batch.get(index)?,
+            begins_batch: index == 0,
             ends_batch: index + 1 == batch.len(),
         })
+    }
+
+    fn has_headers(&self, headers: &[Header<'_>], begins_batch: bool) -> bool {
+        match headers {
+            [] => !(self.stamped && begins_batch),
+            [only] => {
+                let is_stamp =
+                    only.key == STAMP_KEY && only.value.is_some_and(|raw| raw.len() == 8);
+                self.stamped && begins_batch && is_stamp
+            }
+            _ => false,
+        }
     }
 
     /// Holds the records of a stored batch from `next_offset` on against what was sent; `seen` counts
@@ -113,7 +130,8 @@ impl Records {
                 });
             };
             let key = expected.record.key.as_ref().map(|key| &key[..]);
-            if record.key != key || record.value != Some(&expected.record.value[..]) {
+            let headers = self.has_headers(&record.headers, expected.begins_batch);
+            if record.key != key || record.value != Some(&expected.record.value[..]) || !headers {
                 let what = format!(
                     "not the record that connection {} sent",
                     expected.connection

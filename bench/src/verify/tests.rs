@@ -1,6 +1,7 @@
 //! A good log passes; a lost, doubled, swapped or changed batch is found.
 
 use super::*;
+use crate::records::{Form, Sent};
 use crate::workload::{Workload, build_pools};
 
 fn catalog() -> Rc<Catalog> {
@@ -51,6 +52,40 @@ fn a_lost_batch_is_found() {
     // A whole round of four is gone: only the count shows it.
     let lost = read(&[(0, 0), (0, 1)], &[6, 0]).unwrap_err();
     assert!(matches!(lost, Violation::Lost { .. }), "{lost}");
+}
+
+#[test]
+fn a_header_that_is_dropped_or_added_is_found() {
+    let sent = |number: u8| Sent {
+        key: None,
+        value: vec![number; 10],
+    };
+    let sent = vec![sent(1), sent(2)];
+    let stored = |stamp| {
+        let form = Form {
+            stamp,
+            ..Workload::default().form()
+        };
+        form.encode(&sent).unwrap()
+    };
+    let read = |stored: &[u8], stamped| {
+        let order = Order::Sole {
+            connection: 0,
+            begin: 0,
+        };
+        let content = Content::Records(Records {
+            sent: Rc::new(vec![vec![sent.clone()]]),
+            orders: Rc::new(vec![order]),
+            stamped,
+        });
+        LogCheck::new(0, 0, 1).read(stored, Some(&content), |_| {})
+    };
+    assert_eq!(read(&stored(Some(5)), true), Ok(1));
+    assert_eq!(read(&stored(None), false), Ok(1));
+    for (stamp, stamped) in [(None, true), (Some(5), false)] {
+        let changed = read(&stored(stamp), stamped).unwrap_err();
+        assert!(matches!(changed, Violation::Changed { .. }), "{changed}");
+    }
 }
 
 #[test]
