@@ -354,7 +354,7 @@ pub(crate) async fn live<T: Transport>(
         }
     }
     let mut reasons = summary.reasons(&counted);
-    if workload.stamped && end_to_end.is_empty() {
+    if end_to_end.is_some_and(hdrhistogram::Histogram::is_empty) {
         reasons.push("no batch came with the time at which it was to leave".to_owned());
     }
     Ok((Run { summary, reasons }, consumed))
