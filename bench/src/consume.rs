@@ -582,6 +582,19 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_the_first_answer_counts_as_its_records_do() {
+        let group = group();
+        let began = group.began();
+        let wait = Duration::from_secs(3);
+        group.take(0, &log(&[0, 2]), began + wait).unwrap();
+        assert_eq!((group.received(), group.began()), (4, began));
+        assert_eq!(group.last(), Some(began + wait));
+        group.restart();
+        assert_eq!((group.received(), group.last()), (0, None));
+        assert!(group.began() >= began);
+    }
+
+    #[test]
     fn a_gap_and_a_changed_byte_are_found_when_they_come() {
         let now = Instant::now();
         let gap = group().take(0, &log(&[0, 3]), now).unwrap_err();

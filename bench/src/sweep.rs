@@ -261,13 +261,16 @@ impl Objective {
 }
 
 impl Point {
-    /// After the last attempt.
-    fn why_invalid(&self) -> String {
-        format!(
+    /// Whether it kept the objective; an error if it tells nothing after the last attempt.
+    fn passed(&self) -> Result<bool, String> {
+        if self.reasons.is_empty() {
+            return Ok(self.within == Some(true));
+        }
+        Err(format!(
             "at {:.0} requests/s, {ATTEMPTS} times: {}",
             self.rate,
             self.reasons.join(", ")
-        )
+        ))
     }
 
     fn line(&self) -> String {
@@ -342,21 +345,23 @@ async fn search<T: Transport>(
             return Ok(vec![format!("{reason}; {known}")]);
         }
         let point = scene.point::<T>(rate, "search").await?;
-        if !point.reasons.is_empty() {
-            return Ok(vec![format!("{}; {known}", point.why_invalid())]);
+        match point.passed() {
+            Ok(passed) => search.tell(rate, passed),
+            Err(why) => return Ok(vec![format!("{why}; {known}")]),
         }
-        search.tell(rate, point.within == Some(true));
     }
     // A rate that was found once was perhaps lucky.
     while search.good > 0.0 {
         let mut confirmed = true;
         for _ in 0..args.confirmations {
             let point = scene.point::<T>(search.good, "confirm").await?;
-            if !point.reasons.is_empty() {
-                let what = "that was to confirm it: the highest rate is not known";
-                return Ok(vec![format!("{}; {what}", point.why_invalid())]);
-            }
-            confirmed = point.within == Some(true);
+            confirmed = match point.passed() {
+                Ok(passed) => passed,
+                Err(why) => {
+                    let what = "that was to confirm it: the highest rate is not known";
+                    return Ok(vec![format!("{why}; {what}")]);
+                }
+            };
             if !confirmed {
                 break;
             }
@@ -506,8 +511,7 @@ mod tests {
         assert!(rates.len() < 10);
     }
 
-    /// `requests` of one connection at 1000 a second, each answered in 100 us, in `elapsed_s`.
-    fn is_met(requests: u64, elapsed_s: f64) -> bool {
+    fn summary(requests: u64, elapsed_s: f64) -> Summary {
         let mut latency = crate::phase::histogram();
         latency.record_n(100_000, requests).unwrap();
         let second = std::time::Duration::from_secs(1);
@@ -521,7 +525,33 @@ mod tests {
             intervals: (second, Vec::new()),
         };
         let resources = crate::resources::Resources::unmeasured();
-        let summary = Summary::new(&counted, (requests, requests), true, resources);
+        Summary::new(&counted, (requests, requests), true, resources)
+    }
+
+    #[test]
+    fn a_point_of_a_late_generator_is_neither_kept_nor_missed() {
+        let point = |reasons: &[&str], within| Point {
+            rate: 500.0,
+            role: "confirm",
+            within: Some(within),
+            reasons: reasons.iter().map(|&reason| reason.to_owned()).collect(),
+            summary: summary(100, 0.2),
+        };
+        assert_eq!(point(&[], true).passed(), Ok(true));
+        assert_eq!(point(&[], false).passed(), Ok(false));
+        for within in [true, false] {
+            let why = point(&["generator lagged 9 ms"], within).passed();
+            let why = why.unwrap_err();
+            assert!(
+                why.contains("at 500 requests/s") && why.contains("lagged"),
+                "{why}"
+            );
+        }
+    }
+
+    /// `requests` of one connection at 1000 a second, each answered in 100 us, in `elapsed_s`.
+    fn is_met(requests: u64, elapsed_s: f64) -> bool {
+        let summary = summary(requests, elapsed_s);
         let workload = Workload {
             pace: Pace::Open {
                 rate: 1000.0,

@@ -268,6 +268,9 @@ fn unanswered_batches_are_verified_too() {
         .unwrap()
         .unwrap();
     assert_eq!(run.summary.verified_records, Some(1000));
+    assert_eq!(run.summary.latency.at_us(0.99), None);
+    let lines = run.summary.lines().concat();
+    assert!(lines.contains("nothing was answered"), "{lines}");
 }
 
 #[test]
