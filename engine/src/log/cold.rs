@@ -152,9 +152,12 @@ pub struct ScrubPosition {
 pub(super) struct Walk {
     segment_base: i64,
     pub(super) scanner: Scanner,
+    /// The log's, when the walk began.
     generation: u64,
     position: u32,
     expected: i64,
+    /// Offsets up to the scanner's end are below this.
+    following: i64,
     turn_at: u32,
 }
 
@@ -193,12 +196,14 @@ impl Log {
         chunk: usize,
     ) -> Walk {
         let (position, expected) = at;
+        let (end, following) = self.extent(segment_base);
         Walk {
             segment_base,
-            scanner: self.scanner(file, self.segment_size(segment_base), chunk),
+            scanner: self.scanner(file, end, chunk),
             generation: self.generation.get(),
             position,
             expected,
+            following,
             turn_at: position.saturating_add(CHUNK_BYTES as u32),
         }
     }
@@ -243,7 +248,7 @@ impl Log {
             segment_base: base,
             position: walk.position.into(),
             expected: walk.expected,
-            following: self.following(base),
+            following: Some(walk.following),
         };
         let path = self.path(base, SegmentFileKind::Log);
         let mut verifier = Verifier::new(&mut walk.scanner, start);
@@ -260,14 +265,16 @@ impl Log {
         Ok(step)
     }
 
-    /// Offsets of a segment are below this.
-    pub(super) fn following(&self, base_offset: i64) -> Option<i64> {
+    /// Where a segment ends now, and the offset that those up to there are below. Both at once: an
+    /// append that comes later must not lie in what a damage at the end is said to hold.
+    pub(super) fn extent(&self, base_offset: i64) -> (u32, i64) {
         let state = self.state.borrow();
+        let size = state.segment(base_offset).map_or(0, |segment| segment.size);
         let after = state
             .segments
             .partition_point(|s| s.base_offset <= base_offset);
         let next = state.segments.get(after).map(|next| next.base_offset);
-        Some(next.unwrap_or(state.log_end_offset))
+        (size, next.unwrap_or(state.log_end_offset))
     }
 
     fn note_verified(&self, base_offset: i64, from: u32, to: u32) {
@@ -427,7 +434,7 @@ impl Log {
     /// # Errors
     /// What reading answered; a segment that goes away meanwhile is no error.
     pub async fn scrub(&self, at: &mut ScrubPosition, bytes: u64) -> Result<Option<u64>, LogError> {
-        let Some((base, size)) = self.scrub_segment(at) else {
+        let Some((base, size, following)) = self.scrub_segment(at) else {
             return Ok(None);
         };
         if at.position >= u64::from(size) {
@@ -453,7 +460,7 @@ impl Log {
             segment_base: base,
             position: at.position,
             expected: at.expected.max(base),
-            following: self.following(base),
+            following: Some(following),
         };
         let began = at.position;
         let mut verifier = Verifier::new(&mut scanner, start);
@@ -482,8 +489,8 @@ impl Log {
         Ok(Some(at.position - began))
     }
 
-    /// The segment in which the scrub goes on, and its size now.
-    fn scrub_segment(&self, at: &mut ScrubPosition) -> Option<(i64, u32)> {
+    /// The segment in which the scrub goes on, its size now, and what its offsets are below.
+    fn scrub_segment(&self, at: &mut ScrubPosition) -> Option<(i64, u32, i64)> {
         let state: &State = &self.state.borrow();
         let from = state
             .segments
@@ -495,7 +502,9 @@ impl Log {
                 ..ScrubPosition::default()
             };
         }
-        Some((segment.base_offset, segment.size))
+        let next = state.segments.get(from + 1).map(|next| next.base_offset);
+        let following = next.unwrap_or(state.log_end_offset);
+        Some((segment.base_offset, segment.size, following))
     }
 
     fn note_scrubbed(&self, base_offset: i64, from: u32, to: u32) {

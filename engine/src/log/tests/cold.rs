@@ -269,3 +269,29 @@ fn after_a_crash_damage_below_the_recovery_point_stays_and_is_stepped_over() {
         );
     }
 }
+
+#[test]
+fn damage_at_the_end_does_not_swallow_what_is_appended_during_a_walk() {
+    let place = Place::new();
+    let path = place.partition();
+    run(move |files| async move {
+        let log = Log::create(&files, &path, TOPIC_ID, small()).await.unwrap();
+        for i in 0..5 {
+            append(&log, &[i], 100).await;
+        }
+        let end = log.close().await.unwrap();
+        let segment = segment_path(&path, 0, SegmentFileKind::Log);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&segment, &bytes).unwrap();
+        let (log, _) = open(&files, &path, clean(end)).await.unwrap();
+        let file = log.file(0).await.unwrap();
+        let mut walk = log.walk(0, &file, (0, 0), 512);
+        append(&log, &[5, 6], 100).await;
+        while log.next_of(&mut walk).await.unwrap().is_some() {}
+        let damage = log.take_damage();
+        assert_eq!(damage.len(), 1);
+        assert_eq!(damage[0].damage.next_offset, Some(end), "{damage:?}");
+        assert_eq!(survivors(&log, 1 << 20).await.0.len(), 5);
+    });
+}
