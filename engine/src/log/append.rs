@@ -272,8 +272,13 @@ impl Log {
             }
             active.base_offset
         };
-        let header = self.header_at(base_offset, 0).await?;
-        self.state.borrow_mut().active_mut().first_timestamp = Some(header.max_timestamp);
+        let first = match self.header_at(base_offset, 0).await {
+            Ok(header) => header.max_timestamp,
+            // Damaged: who reads it is told. Rolls go by the clock.
+            Err(LogError::Corrupt { .. }) => crate::record::NO_TIMESTAMP,
+            Err(error) => return Err(error),
+        };
+        self.state.borrow_mut().active_mut().first_timestamp = Some(first);
         Ok(())
     }
 }

@@ -212,7 +212,12 @@ impl Log {
             return Ok(false);
         }
         for segment in dirty.iter().filter(|segment| segment.size > 0) {
-            let first_ms = self.header_at(segment.base_offset, 0).await?.max_timestamp;
+            let first_ms = match self.header_at(segment.base_offset, 0).await {
+                Ok(header) => header.max_timestamp,
+                // Damaged: others must tell of their age.
+                Err(LogError::Corrupt { .. }) => continue,
+                Err(error) => return Err(error),
+            };
             if first_ms > 0 && first_ms < oldest_ms {
                 return Ok(true);
             }

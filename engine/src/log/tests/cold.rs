@@ -295,3 +295,35 @@ fn damage_at_the_end_does_not_swallow_what_is_appended_during_a_walk() {
         assert_eq!(survivors(&log, 1 << 20).await.0.len(), 5);
     });
 }
+
+#[test]
+fn a_damaged_first_batch_does_not_refuse_appends() {
+    let place = Place::new();
+    let path = place.partition();
+    run(move |files| async move {
+        let log = Log::create(&files, &path, TOPIC_ID, small()).await.unwrap();
+        for i in 0..5 {
+            append(&log, &[i], 100).await;
+        }
+        let end = log.close().await.unwrap();
+        let segment = segment_path(&path, 0, SegmentFileKind::Log);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        // The length.
+        bytes[8] = 0x7f;
+        std::fs::write(&segment, &bytes).unwrap();
+        let (log, _) = open(&files, &path, clean(end)).await.unwrap();
+        append(&log, &[5], 100).await;
+        assert_eq!(log.segment_count(), 1);
+        assert_eq!(survivors(&log, 1 << 20).await.0.len(), 5);
+        let end = log.end_position();
+        assert!(log.roll_segment_at(end).await.unwrap());
+        let limits = CompactionLimits {
+            clean_to: None,
+            high_watermark: end.offset,
+            now_ms: 1 << 40,
+            lag_ms_min: 0,
+            lag_ms_max: 1,
+        };
+        assert!(!log.dirt(&limits).await.unwrap().unwrap().is_overdue);
+    });
+}
