@@ -256,7 +256,10 @@ impl Log {
         }
         let state = &mut *self.state.borrow_mut();
         state.active_mut().finish_indexes();
-        state.segments.push(Segment::empty(base_offset));
+        state.segments.push(Segment {
+            generation: self.generation.get(),
+            ..Segment::empty(base_offset)
+        });
         state.tail.clear();
         Ok(())
     }

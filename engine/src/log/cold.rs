@@ -85,7 +85,7 @@ impl Doubt {
 
 impl Segment {
     /// Up to where bytes are trusted from `position` on, if that one is.
-    fn trusted_until(&self, position: u32) -> Option<u32> {
+    pub(super) fn trusted_until(&self, position: u32) -> Option<u32> {
         if position >= self.cold_end {
             return Some(self.size);
         }
@@ -144,6 +144,8 @@ pub struct DamagedBatches {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScrubPosition {
     segment_base: i64,
+    /// Of the segment.
+    generation: u64,
     position: u64,
     expected: i64,
 }
@@ -447,14 +449,17 @@ impl Log {
         }
         let generation = self.generation.get();
         let path = self.path(base, SegmentFileKind::Log);
-        // Not through the cache of open files: what is busy stays in it.
-        let file = match self.io().open(&path, OpenMode::Read).await {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                at.segment_base = base.saturating_add(1);
-                return Ok(Some(0));
-            }
-            other => other.at("open", &path)?,
+        let Some(file) = self.scrub_file(base).await? else {
+            *at = ScrubPosition {
+                segment_base: base.saturating_add(1),
+                ..ScrubPosition::default()
+            };
+            return Ok(Some(0));
         };
+        if self.generation.get() != generation {
+            // What was opened may be another segment's: the next call looks again.
+            return Ok(Some(0));
+        }
         let mut scanner = Scanner::new(self.io(), &file, size.into(), CHUNK_BYTES);
         let start = Start {
             segment_base: base,
@@ -466,14 +471,14 @@ impl Log {
         let mut verifier = Verifier::new(&mut scanner, start);
         while verifier.position() < began + bytes {
             let position = verifier.position();
-            let step = verifier.step().await.at("read", &path)?;
+            let step = verifier.step().await;
             if self.generation.get() != generation {
                 // Other bytes may be there now: the segment is looked at again from its beginning.
                 at.position = 0;
                 at.expected = 0;
                 return Ok(Some(position - began));
             }
-            match step {
+            match step.at("read", &path)? {
                 None => break,
                 Some(Step::Damaged(damage)) => self.note_damage(base, &damage),
                 Some(Step::Good(_)) => {
@@ -489,6 +494,21 @@ impl Log {
         Ok(Some(at.position - began))
     }
 
+    /// The file of a segment, if it is still there.
+    async fn scrub_file(&self, base: i64) -> Result<Option<File>, LogError> {
+        let pinned = |segment: &Segment| segment.pinned.clone();
+        let pinned = self.state.borrow().segment(base).and_then(pinned);
+        if pinned.is_some() {
+            return Ok(pinned);
+        }
+        let path = self.path(base, SegmentFileKind::Log);
+        // Not through the cache of open files: what is busy stays in it.
+        match self.io().open(&path, OpenMode::Read).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => other.at("open", &path).map(Some),
+        }
+    }
+
     /// The segment in which the scrub goes on, its size now, and what its offsets are below.
     fn scrub_segment(&self, at: &mut ScrubPosition) -> Option<(i64, u32, i64)> {
         let state: &State = &self.state.borrow();
@@ -496,9 +516,11 @@ impl Log {
             .segments
             .partition_point(|s| s.base_offset < at.segment_base);
         let segment = state.segments.get(from)?;
-        if segment.base_offset != at.segment_base {
+        let is_same = segment.base_offset == at.segment_base && segment.generation == at.generation;
+        if !is_same {
             *at = ScrubPosition {
                 segment_base: segment.base_offset,
+                generation: segment.generation,
                 ..ScrubPosition::default()
             };
         }

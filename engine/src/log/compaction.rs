@@ -356,6 +356,7 @@ impl Log {
             .partition_point(|segment| segment.base_offset < base_offset);
         let mut segment = cleaned.segment;
         segment.pinned = Some(cleaned.file);
+        segment.generation = self.generation.get() + 1;
         let to = from + group.len();
         state.segments.splice(from..to, [segment]);
         self.generation.set(self.generation.get() + 1);
