@@ -327,3 +327,56 @@ fn a_damaged_first_batch_does_not_refuse_appends() {
         assert!(!log.dirt(&limits).await.unwrap().unwrap().is_overdue);
     });
 }
+
+#[test]
+fn verified_bytes_are_sent_without_a_bound() {
+    let place = Place::new();
+    let path = place.partition();
+    run(move |files| async move {
+        let config = LogConfig {
+            segment_bytes: 64 << 20,
+            ..small()
+        };
+        let log = Log::create(&files, &path, TOPIC_ID, config).await.unwrap();
+        for i in 0..10 {
+            append(&log, &[i], 1 << 20).await;
+        }
+        let end = log.close().await.unwrap();
+        let (log, _) = open(&files, &path, clean(end)).await.unwrap();
+        let limit = log.end_position();
+        let cold = log.read(0, u32::MAX, limit, true).await.unwrap().unwrap();
+        assert!(u64::from(cold.length) < log.size_bytes(), "{cold:?}");
+        assert_eq!(survivors(&log, 4 << 20).await.0.len(), 10);
+        let warm = log.read(0, u32::MAX, limit, true).await.unwrap().unwrap();
+        assert_eq!(u64::from(warm.length), log.size_bytes());
+    });
+}
+
+#[test]
+fn after_a_crash_a_damaged_last_batch_is_stepped_over_if_it_ends_the_log() {
+    let place = Place::new();
+    let path = place.partition();
+    run(move |files| async move {
+        let log = Log::create(&files, &path, TOPIC_ID, small()).await.unwrap();
+        for i in 0..5 {
+            append(&log, &[i], 100).await;
+        }
+        let end = log.close().await.unwrap();
+        let segment = segment_path(&path, 0, SegmentFileKind::Log);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&segment, &bytes).unwrap();
+        // More was on stable storage than the damaged batch can have held.
+        let refused = open(&files, &path, unclean(end + 1)).await;
+        assert!(matches!(refused, Err(LogError::Corrupt { .. })));
+        let (log, recovery) = open(&files, &path, unclean(end)).await.unwrap();
+        assert_eq!(recovery.damaged.len(), 1);
+        assert_eq!(recovery.truncated, None);
+        assert_eq!(log.log_end_offset(), end);
+        append(&log, &[5], 100).await;
+        let (batches, damage) = survivors(&log, 1 << 20).await;
+        assert_eq!(batches.len(), 5);
+        assert_eq!(damage, recovery.damaged);
+        assert_eq!(std::fs::read(&segment).unwrap()[..bytes.len()], bytes);
+    });
+}
