@@ -7,7 +7,7 @@
 //! cold or not.
 //!
 //! Memory: two numbers for each stretch of bytes that was verified, at most [`STRETCHES_MAX`] of them
-//! a segment; what is forgotten is verified again.
+//! a segment; what is forgotten is verified again. At most [`DAMAGES_MAX`] damages a segment.
 
 use super::directory::SegmentFileKind;
 use super::error::{IoContext, LogError};
@@ -25,6 +25,9 @@ const CHUNK_BYTES: usize = 256 * 1024;
 pub(super) const COLD_READ_BYTES_MAX: u32 = 4 << 20;
 /// Stretches of verified bytes that are remembered of a segment.
 const STRETCHES_MAX: usize = 256;
+/// Damages that are remembered of a segment: of more, the closest are taken together, with what good
+/// batches there are between.
+const DAMAGES_MAX: usize = 256;
 /// Index entries that are tried before a segment is read from its beginning.
 const ENTRIES_TRIED_MAX: usize = 32;
 
@@ -78,8 +81,43 @@ impl Doubt {
     }
 
     fn damage_at(&self, position: u32) -> Option<&Damage> {
-        let is_it = |damage: &&Damage| damage.position == u64::from(position);
-        self.damaged.iter().find(is_it)
+        let at = |damage: &Damage| damage.position;
+        let found = self.damaged.binary_search_by_key(&position.into(), at);
+        found.ok().map(|found| &self.damaged[found])
+    }
+
+    /// `false` if it was known, or lies in what is.
+    fn remember(&mut self, damage: &Damage) -> bool {
+        let after = self
+            .damaged
+            .partition_point(|known| known.position <= damage.position);
+        let before = after.checked_sub(1).map(|before| &self.damaged[before]);
+        let is_known =
+            |known: &Damage| known.position == damage.position || damage.end <= known.end;
+        if before.is_some_and(is_known) {
+            return false;
+        }
+        self.damaged.insert(after, damage.clone());
+        if self.damaged.len() > DAMAGES_MAX {
+            self.merge_closest();
+        }
+        true
+    }
+
+    fn merge_closest(&mut self) {
+        let gap = |at: &usize| {
+            let [first, second] = [&self.damaged[*at], &self.damaged[*at + 1]];
+            second.position.saturating_sub(first.end)
+        };
+        let Some(at) = (0..self.damaged.len().saturating_sub(1)).min_by_key(gap) else {
+            return;
+        };
+        let second = self.damaged.remove(at + 1);
+        let first = &mut self.damaged[at];
+        if second.end > first.end {
+            first.end = second.end;
+            first.next_offset = second.next_offset;
+        }
     }
 }
 
@@ -106,17 +144,7 @@ impl Segment {
             self.cold_end = to;
         }
         doubt.distrust(from, to);
-        let at = doubt
-            .damaged
-            .partition_point(|known| known.position < damage.position);
-        let is_known = doubt
-            .damaged
-            .get(at)
-            .is_some_and(|known| known.position == damage.position);
-        if !is_known {
-            doubt.damaged.insert(at, damage.clone());
-        }
-        !is_known
+        doubt.remember(damage)
     }
 
     /// The segment ends at `size` now.
