@@ -256,7 +256,10 @@ impl Log {
         }
         let state = &mut *self.state.borrow_mut();
         state.active_mut().finish_indexes();
-        state.segments.push(Segment::empty(base_offset));
+        state.segments.push(Segment {
+            generation: self.generation.get(),
+            ..Segment::empty(base_offset)
+        });
         state.tail.clear();
         Ok(())
     }
@@ -272,8 +275,13 @@ impl Log {
             }
             active.base_offset
         };
-        let header = self.header_at(base_offset, 0).await?;
-        self.state.borrow_mut().active_mut().first_timestamp = Some(header.max_timestamp);
+        let first = match self.header_at(base_offset, 0).await {
+            Ok(header) => header.max_timestamp,
+            // Damaged: who reads it is told. Rolls go by the clock.
+            Err(LogError::Corrupt { .. }) => crate::record::NO_TIMESTAMP,
+            Err(error) => return Err(error),
+        };
+        self.state.borrow_mut().active_mut().first_timestamp = Some(first);
         Ok(())
     }
 }

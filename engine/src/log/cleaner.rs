@@ -2,7 +2,7 @@
 //! segment what stays (Kafka 3.9: Cleaner in LogCleaner.scala, MemoryRecords.filterTo).
 //!
 //! Memory: the map, one chunk of reading, one of writing, one batch opened. Between chunks the shard
-//! goes on. Every batch's CRC is checked: what is damaged is never sealed anew, the round ends with
+//! goes on. Every batch's CRC and offsets are checked: what is damaged is never sealed anew, the round ends with
 //! `Corrupt` and nothing is replaced. Batches of which all stays are copied as they are.
 //!
 //! It writes `.cleaned` files beside the log and does not touch the log: `compaction` swaps them in.
@@ -103,17 +103,26 @@ impl<'a> Cleaner<'a> {
         Ok(Scanner::new(self.log.io(), &file, end, chunk))
     }
 
-    /// The header at a position; lets others run, and gives up if the log has ended.
+    /// The header at a position, where offsets are `expected` or more; lets others run, and gives up
+    /// if the log has ended.
     async fn header(
         &mut self,
         scanner: &mut Scanner,
         segment: &SegmentInfo,
-        position: u64,
+        (position, expected): (u64, i64),
     ) -> Result<BatchHeader, LogError> {
         self.log.check_open()?;
         let read = scanner.header(position).await;
         let base_offset = segment.base_offset;
         let header = read.map_err(|error| self.log.scan_error(base_offset, position, error))?;
+        // The base offset lies outside the CRC.
+        let (first, last) = (header.base_offset, header.last_offset());
+        if first < expected || last >= segment.next_offset {
+            let end = segment.next_offset;
+            let reason =
+                format!("offsets {first} to {last} where {expected} to {end} are possible");
+            return Err(self.log.damaged(base_offset, position, reason));
+        }
         self.pace.took(header.size_in_bytes() as u64).await;
         Ok(header)
     }
@@ -128,9 +137,10 @@ impl<'a> Cleaner<'a> {
         let mut scan = TransactionScan::default();
         for segment in segments {
             let mut scanner = self.source(segment).await?;
-            let mut position = 0;
+            let (mut position, mut expected) = (0, segment.base_offset);
             while position < u64::from(segment.size) {
-                let header = self.header(&mut scanner, segment, position).await?;
+                let due = (position, expected);
+                let header = self.header(&mut scanner, segment, due).await?;
                 if header.is_control() {
                     let batch = scanner.batch(position, &header).await;
                     let batch = batch.map_err(|error| {
@@ -141,6 +151,7 @@ impl<'a> Cleaner<'a> {
                     scan.batch(&header, &[]);
                 }
                 position += header.size_in_bytes() as u64;
+                expected = header.next_offset();
             }
         }
         Ok(scan)
@@ -156,9 +167,10 @@ impl<'a> Cleaner<'a> {
         self.map.reached(from - 1);
         for segment in segments {
             let mut scanner = self.source(segment).await?;
-            let mut position = 0;
+            let (mut position, mut expected) = (0, segment.base_offset);
             while position < u64::from(segment.size) {
-                let header = self.header(&mut scanner, segment, position).await?;
+                let due = (position, expected);
+                let header = self.header(&mut scanner, segment, due).await?;
                 let at = (segment.base_offset, position);
                 if !self
                     .map_batch(&mut scanner, at, &header, from, &mut walk)
@@ -167,6 +179,7 @@ impl<'a> Cleaner<'a> {
                     return Ok(self.map.latest_offset() + 1);
                 }
                 position += header.size_in_bytes() as u64;
+                expected = header.next_offset();
             }
             self.map.reached(segment.next_offset.min(self.upper) - 1);
         }
@@ -230,9 +243,10 @@ impl<'a> Cleaner<'a> {
         let mut buffer = BytesMut::new();
         for source in group {
             let mut scanner = self.source(source).await?;
-            let mut position = 0;
+            let (mut position, mut expected) = (0, source.base_offset);
             while position < u64::from(source.size) {
-                let header = self.header(&mut scanner, source, position).await?;
+                let due = (position, expected);
+                let header = self.header(&mut scanner, source, due).await?;
                 let at = source.base_offset;
                 let batch = scanner.batch(position, &header).await;
                 let batch = batch.map_err(|error| self.log.scan_error(at, position, error))?;
@@ -250,6 +264,7 @@ impl<'a> Cleaner<'a> {
                     self.write(&file, &path, &mut buffer).await?;
                 }
                 position += header.size_in_bytes() as u64;
+                expected = header.next_offset();
             }
         }
         self.write(&file, &path, &mut buffer).await?;

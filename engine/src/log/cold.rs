@@ -7,7 +7,7 @@
 //! cold or not.
 //!
 //! Memory: two numbers for each stretch of bytes that was verified, at most [`STRETCHES_MAX`] of them
-//! a segment; what is forgotten is verified again.
+//! a segment; what is forgotten is verified again. At most [`DAMAGES_MAX`] damages a segment.
 
 use super::directory::SegmentFileKind;
 use super::error::{IoContext, LogError};
@@ -25,6 +25,9 @@ const CHUNK_BYTES: usize = 256 * 1024;
 pub(super) const COLD_READ_BYTES_MAX: u32 = 4 << 20;
 /// Stretches of verified bytes that are remembered of a segment.
 const STRETCHES_MAX: usize = 256;
+/// Damages that are remembered of a segment: of more, the closest are taken together, with what good
+/// batches there are between.
+const DAMAGES_MAX: usize = 256;
 /// Index entries that are tried before a segment is read from its beginning.
 const ENTRIES_TRIED_MAX: usize = 32;
 
@@ -78,14 +81,49 @@ impl Doubt {
     }
 
     fn damage_at(&self, position: u32) -> Option<&Damage> {
-        let is_it = |damage: &&Damage| damage.position == u64::from(position);
-        self.damaged.iter().find(is_it)
+        let at = |damage: &Damage| damage.position;
+        let found = self.damaged.binary_search_by_key(&position.into(), at);
+        found.ok().map(|found| &self.damaged[found])
+    }
+
+    /// `false` if it was known, or lies in what is.
+    fn remember(&mut self, damage: &Damage) -> bool {
+        let after = self
+            .damaged
+            .partition_point(|known| known.position <= damage.position);
+        let before = after.checked_sub(1).map(|before| &self.damaged[before]);
+        let is_known =
+            |known: &Damage| known.position == damage.position || damage.end <= known.end;
+        if before.is_some_and(is_known) {
+            return false;
+        }
+        self.damaged.insert(after, damage.clone());
+        if self.damaged.len() > DAMAGES_MAX {
+            self.merge_closest();
+        }
+        true
+    }
+
+    fn merge_closest(&mut self) {
+        let gap = |at: &usize| {
+            let [first, second] = [&self.damaged[*at], &self.damaged[*at + 1]];
+            second.position.saturating_sub(first.end)
+        };
+        let Some(at) = (0..self.damaged.len().saturating_sub(1)).min_by_key(gap) else {
+            return;
+        };
+        let second = self.damaged.remove(at + 1);
+        let first = &mut self.damaged[at];
+        if second.end > first.end {
+            first.end = second.end;
+            first.next_offset = second.next_offset;
+        }
     }
 }
 
 impl Segment {
     /// Up to where bytes are trusted from `position` on, if that one is.
-    fn trusted_until(&self, position: u32) -> Option<u32> {
+    pub(super) fn trusted_until(&self, position: u32) -> Option<u32> {
         if position >= self.cold_end {
             return Some(self.size);
         }
@@ -106,17 +144,7 @@ impl Segment {
             self.cold_end = to;
         }
         doubt.distrust(from, to);
-        let at = doubt
-            .damaged
-            .partition_point(|known| known.position < damage.position);
-        let is_known = doubt
-            .damaged
-            .get(at)
-            .is_some_and(|known| known.position == damage.position);
-        if !is_known {
-            doubt.damaged.insert(at, damage.clone());
-        }
-        !is_known
+        doubt.remember(damage)
     }
 
     /// The segment ends at `size` now.
@@ -144,6 +172,8 @@ pub struct DamagedBatches {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScrubPosition {
     segment_base: i64,
+    /// Of the segment.
+    generation: u64,
     position: u64,
     expected: i64,
 }
@@ -152,9 +182,12 @@ pub struct ScrubPosition {
 pub(super) struct Walk {
     segment_base: i64,
     pub(super) scanner: Scanner,
+    /// The log's, when the walk began.
     generation: u64,
     position: u32,
     expected: i64,
+    /// Offsets up to the scanner's end are below this.
+    following: i64,
     turn_at: u32,
 }
 
@@ -193,12 +226,14 @@ impl Log {
         chunk: usize,
     ) -> Walk {
         let (position, expected) = at;
+        let (end, following) = self.extent(segment_base);
         Walk {
             segment_base,
-            scanner: self.scanner(file, self.segment_size(segment_base), chunk),
+            scanner: self.scanner(file, end, chunk),
             generation: self.generation.get(),
             position,
             expected,
+            following,
             turn_at: position.saturating_add(CHUNK_BYTES as u32),
         }
     }
@@ -243,7 +278,7 @@ impl Log {
             segment_base: base,
             position: walk.position.into(),
             expected: walk.expected,
-            following: self.following(base),
+            following: Some(walk.following),
         };
         let path = self.path(base, SegmentFileKind::Log);
         let mut verifier = Verifier::new(&mut walk.scanner, start);
@@ -260,14 +295,16 @@ impl Log {
         Ok(step)
     }
 
-    /// Offsets of a segment are below this.
-    pub(super) fn following(&self, base_offset: i64) -> Option<i64> {
+    /// Where a segment ends now, and the offset that those up to there are below. Both at once: an
+    /// append that comes later must not lie in what a damage at the end is said to hold.
+    pub(super) fn extent(&self, base_offset: i64) -> (u32, i64) {
         let state = self.state.borrow();
+        let size = state.segment(base_offset).map_or(0, |segment| segment.size);
         let after = state
             .segments
             .partition_point(|s| s.base_offset <= base_offset);
         let next = state.segments.get(after).map(|next| next.base_offset);
-        Some(next.unwrap_or(state.log_end_offset))
+        (size, next.unwrap_or(state.log_end_offset))
     }
 
     fn note_verified(&self, base_offset: i64, from: u32, to: u32) {
@@ -427,7 +464,7 @@ impl Log {
     /// # Errors
     /// What reading answered; a segment that goes away meanwhile is no error.
     pub async fn scrub(&self, at: &mut ScrubPosition, bytes: u64) -> Result<Option<u64>, LogError> {
-        let Some((base, size)) = self.scrub_segment(at) else {
+        let Some((base, size, following)) = self.scrub_segment(at) else {
             return Ok(None);
         };
         if at.position >= u64::from(size) {
@@ -440,33 +477,36 @@ impl Log {
         }
         let generation = self.generation.get();
         let path = self.path(base, SegmentFileKind::Log);
-        // Not through the cache of open files: what is busy stays in it.
-        let file = match self.io().open(&path, OpenMode::Read).await {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                at.segment_base = base.saturating_add(1);
-                return Ok(Some(0));
-            }
-            other => other.at("open", &path)?,
+        let Some(file) = self.scrub_file(base).await? else {
+            *at = ScrubPosition {
+                segment_base: base.saturating_add(1),
+                ..ScrubPosition::default()
+            };
+            return Ok(Some(0));
         };
+        if self.generation.get() != generation {
+            // What was opened may be another segment's: the next call looks again.
+            return Ok(Some(0));
+        }
         let mut scanner = Scanner::new(self.io(), &file, size.into(), CHUNK_BYTES);
         let start = Start {
             segment_base: base,
             position: at.position,
             expected: at.expected.max(base),
-            following: self.following(base),
+            following: Some(following),
         };
         let began = at.position;
         let mut verifier = Verifier::new(&mut scanner, start);
         while verifier.position() < began + bytes {
             let position = verifier.position();
-            let step = verifier.step().await.at("read", &path)?;
+            let step = verifier.step().await;
             if self.generation.get() != generation {
                 // Other bytes may be there now: the segment is looked at again from its beginning.
                 at.position = 0;
                 at.expected = 0;
                 return Ok(Some(position - began));
             }
-            match step {
+            match step.at("read", &path)? {
                 None => break,
                 Some(Step::Damaged(damage)) => self.note_damage(base, &damage),
                 Some(Step::Good(_)) => {
@@ -482,20 +522,39 @@ impl Log {
         Ok(Some(at.position - began))
     }
 
-    /// The segment in which the scrub goes on, and its size now.
-    fn scrub_segment(&self, at: &mut ScrubPosition) -> Option<(i64, u32)> {
+    /// The file of a segment, if it is still there.
+    async fn scrub_file(&self, base: i64) -> Result<Option<File>, LogError> {
+        let pinned = |segment: &Segment| segment.pinned.clone();
+        let pinned = self.state.borrow().segment(base).and_then(pinned);
+        if pinned.is_some() {
+            return Ok(pinned);
+        }
+        let path = self.path(base, SegmentFileKind::Log);
+        // Not through the cache of open files: what is busy stays in it.
+        match self.io().open(&path, OpenMode::Read).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => other.at("open", &path).map(Some),
+        }
+    }
+
+    /// The segment in which the scrub goes on, its size now, and what its offsets are below.
+    fn scrub_segment(&self, at: &mut ScrubPosition) -> Option<(i64, u32, i64)> {
         let state: &State = &self.state.borrow();
         let from = state
             .segments
             .partition_point(|s| s.base_offset < at.segment_base);
         let segment = state.segments.get(from)?;
-        if segment.base_offset != at.segment_base {
+        let is_same = segment.base_offset == at.segment_base && segment.generation == at.generation;
+        if !is_same {
             *at = ScrubPosition {
                 segment_base: segment.base_offset,
+                generation: segment.generation,
                 ..ScrubPosition::default()
             };
         }
-        Some((segment.base_offset, segment.size))
+        let next = state.segments.get(from + 1).map(|next| next.base_offset);
+        let following = next.unwrap_or(state.log_end_offset);
+        Some((segment.base_offset, segment.size, following))
     }
 
     fn note_scrubbed(&self, base_offset: i64, from: u32, to: u32) {

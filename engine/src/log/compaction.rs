@@ -212,7 +212,12 @@ impl Log {
             return Ok(false);
         }
         for segment in dirty.iter().filter(|segment| segment.size > 0) {
-            let first_ms = self.header_at(segment.base_offset, 0).await?.max_timestamp;
+            let first_ms = match self.header_at(segment.base_offset, 0).await {
+                Ok(header) => header.max_timestamp,
+                // Damaged: others must tell of their age.
+                Err(LogError::Corrupt { .. }) => continue,
+                Err(error) => return Err(error),
+            };
             if first_ms > 0 && first_ms < oldest_ms {
                 return Ok(true);
             }
@@ -351,6 +356,7 @@ impl Log {
             .partition_point(|segment| segment.base_offset < base_offset);
         let mut segment = cleaned.segment;
         segment.pinned = Some(cleaned.file);
+        segment.generation = self.generation.get() + 1;
         let to = from + group.len();
         state.segments.splice(from..to, [segment]);
         self.generation.set(self.generation.get() + 1);

@@ -57,7 +57,7 @@ impl Log {
     pub(super) async fn rebuild_indexes(&self, base_offset: i64) -> Result<Rc<Indexes>, LogError> {
         let generation = self.generation.get();
         let file = self.file(base_offset).await?;
-        let size = self.segment_size(base_offset);
+        let (size, following) = self.extent(base_offset);
         let request = ScanRequest {
             base_offset,
             index_interval_bytes: self.config.borrow().index_interval_bytes,
@@ -75,7 +75,7 @@ impl Log {
                 segment_base: base_offset,
                 position: scan.segment.size.into(),
                 expected: scan.next_offset,
-                following: self.following(base_offset),
+                following: Some(following),
             };
             let mut verifier = Verifier::new(&mut scanner, start);
             match verifier.step().await.at("read", &path)? {

@@ -103,6 +103,14 @@ impl Log {
         let due = length.min(COLD_READ_BYTES_MAX).max(found.size);
         let until = found.end.min(found.position.saturating_add(due));
         let (at, base) = ((found.position, found.base_offset), found.segment_base);
+        let trusted = {
+            let state = self.state.borrow();
+            let segment = state.segment(base);
+            segment.and_then(|segment| segment.trusted_until(found.position))
+        };
+        if let Some(end) = trusted.filter(|end| *end >= until) {
+            return Ok(length.min(end - found.position));
+        }
         let good = self.good_until(base, &found.file, at, until).await?;
         Ok(length.min(good - found.position))
     }

@@ -367,7 +367,8 @@ impl Opener<'_> {
     }
 
     /// Steps over damage in what was on stable storage, if what follows shows where it ends: a batch
-    /// at or below the recovery point, the next segment, or, after a clean stop, the end of the log.
+    /// at or below the recovery point, the next segment, or the end of the log: after a clean stop it
+    /// is known, else the damaged batch's own header tells it.
     async fn step_over(
         &mut self,
         scanner: &mut Scanner,
@@ -394,6 +395,16 @@ impl Opener<'_> {
         let is_last = damage.end == file_end && next.is_none();
         if is_last && clean && damage.kind != DamageKind::Zeros {
             damage.next_offset = Some(recovery_point);
+        }
+        // After a crash the header must show that nothing is missing up to the recovery point.
+        if is_last && !clean && damage.kind == DamageKind::Crc {
+            let header = scanner.header(damage.position).await.ok();
+            let is_end = header.is_some_and(|header| {
+                damage.position + header.size_in_bytes() as u64 == file_end
+                    && header.base_offset >= damage.offset
+                    && header.next_offset() == recovery_point
+            });
+            damage.next_offset = is_end.then_some(recovery_point);
         }
         let is_inside = damage
             .next_offset

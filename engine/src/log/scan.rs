@@ -56,6 +56,17 @@ impl Scanner {
         &self.io
     }
 
+    /// Reads at least `chunk` bytes at a time from here on; gives how many it were.
+    pub(crate) fn read_ahead(&mut self, chunk: usize) -> usize {
+        let larger = self.chunk.max(chunk);
+        std::mem::replace(&mut self.chunk, larger)
+    }
+
+    /// Reads `chunk` bytes at a time from here on.
+    pub(crate) fn set_chunk(&mut self, chunk: usize) {
+        self.chunk = chunk;
+    }
+
     /// Up to where it reads.
     pub(crate) fn end(&self) -> u64 {
         self.end

@@ -9,6 +9,8 @@ use crate::io::File;
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) base_offset: i64,
+    /// The log's generation when its bytes last became others: with the base offset what it is.
+    pub(crate) generation: u64,
     /// Bytes of whole batches: where the next append goes. The file may be longer (preallocated, or
     /// with the rest of a failed write).
     pub(crate) size: u32,
@@ -41,6 +43,7 @@ impl Segment {
     pub(crate) fn empty(base_offset: i64) -> Segment {
         Segment {
             base_offset,
+            generation: 0,
             size: 0,
             synced: 0,
             is_entry_durable: false,

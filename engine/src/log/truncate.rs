@@ -121,6 +121,7 @@ impl Log {
             active.indexes = indexes;
         }
         active.size = position;
+        active.generation = self.generation.get();
         active.forget_doubts_from(position);
         active.synced = active.synced.min(position);
         active.are_indexes_written = false;
@@ -170,7 +171,10 @@ impl Log {
         self.remove_segments(&bases).await?;
         {
             let mut state = self.state.borrow_mut();
-            state.segments = vec![Segment::empty(offset)];
+            state.segments = vec![Segment {
+                generation: self.generation.get(),
+                ..Segment::empty(offset)
+            }];
             state.tail.clear();
             state.log_start_offset = offset;
             state.log_end_offset = offset;

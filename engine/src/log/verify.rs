@@ -21,7 +21,7 @@ use super::read::INDEX_FILE_BYTES_MAX;
 use super::scan::Scanner;
 use crate::io::{Io, OpenMode};
 use crate::record::batch::{HEADER_BYTES, LOG_OVERHEAD, MAGIC_PREFIX_BYTES};
-use crate::record::{BatchHeader, BatchReader};
+use crate::record::{BatchHeader, BatchReader, Compression};
 
 /// Bytes of one read of a whole segment.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -81,7 +81,7 @@ pub struct Damage {
     pub end: u64,
     /// The first offset that may be lost.
     pub offset: i64,
-    /// Base offset of what follows, if anything does.
+    /// First offset of what follows, if anything does.
     pub next_offset: Option<i64>,
     /// What is wrong at `position`.
     pub kind: DamageKind,
@@ -351,9 +351,20 @@ impl<'a> Verifier<'a> {
             if let Ok(next) = self.whole(end).await?
                 && self.fits(&next)
             {
-                return Ok((end, Some(next.base_offset)));
+                let first = self.first_offset(end, &next).await?;
+                return Ok((end, Some(first)));
             }
         }
+        // A walk to an offset reads little at a time.
+        let chunk = self.scanner.read_ahead(PIECE_BYTES);
+        let found = self.search(from).await;
+        self.scanner.set_chunk(chunk);
+        found
+    }
+
+    /// The same, byte by byte.
+    async fn search(&mut self, from: u64) -> io::Result<(u64, Option<i64>)> {
+        let file_end = self.scanner.end();
         let mut budget = SEARCH_BYTES + 4 * (file_end - from);
         let mut position = from + 1;
         while position < file_end {
@@ -375,7 +386,8 @@ impl<'a> Verifier<'a> {
                 && let Ok(header) = self.whole(position).await?
                 && self.fits(&header)
             {
-                return Ok((position, Some(header.base_offset)));
+                let first = self.first_offset(position, &header).await?;
+                return Ok((position, Some(first)));
             }
             let Some(rest) = budget.checked_sub(size) else {
                 break;
@@ -384,6 +396,23 @@ impl<'a> Verifier<'a> {
             position += 1;
         }
         Ok((file_end, None))
+    }
+
+    /// The offset of the first record in a good batch. The header of a wrapper (magic 0 or 1) has the
+    /// last one: that of the first is inside.
+    async fn first_offset(&mut self, at: u64, header: &BatchHeader) -> io::Result<i64> {
+        let size = header.size_in_bytes();
+        let is_wrapper = header.magic < 2 && header.compression().ok() != Some(Compression::None);
+        if !is_wrapper || size > RECORDS_BYTES_MAX {
+            return Ok(header.base_offset);
+        }
+        let bytes = self.scanner.bytes(at, size).await?;
+        let reader = BatchReader::open(&bytes[..size], DECOMPRESSED_BYTES_MAX).ok();
+        let first = reader.and_then(|reader| reader.records().next()?.ok().map(|r| r.offset));
+        let possible = self.expected..=header.base_offset;
+        Ok(first
+            .filter(|first| possible.contains(first))
+            .unwrap_or(header.base_offset))
     }
 }
 

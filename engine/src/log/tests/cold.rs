@@ -269,3 +269,186 @@ fn after_a_crash_damage_below_the_recovery_point_stays_and_is_stepped_over() {
         );
     }
 }
+
+#[test]
+fn damage_at_the_end_does_not_swallow_what_is_appended_during_a_walk() {
+    let place = Place::new();
+    let path = place.partition();
+    run(move |files| async move {
+        let log = Log::create(&files, &path, TOPIC_ID, small()).await.unwrap();
+        for i in 0..5 {
+            append(&log, &[i], 100).await;
+        }
+        let end = log.close().await.unwrap();
+        let segment = segment_path(&path, 0, SegmentFileKind::Log);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&segment, &bytes).unwrap();
+        let (log, _) = open(&files, &path, clean(end)).await.unwrap();
+        let file = log.file(0).await.unwrap();
+        let mut walk = log.walk(0, &file, (0, 0), 512);
+        append(&log, &[5, 6], 100).await;
+        while log.next_of(&mut walk).await.unwrap().is_some() {}
+        let damage = log.take_damage();
+        assert_eq!(damage.len(), 1);
+        assert_eq!(damage[0].damage.next_offset, Some(end), "{damage:?}");
+        assert_eq!(survivors(&log, 1 << 20).await.0.len(), 5);
+    });
+}
+
+#[test]
+fn a_damaged_first_batch_does_not_refuse_appends() {
+    let place = Place::new();
+    let path = place.partition();
+    run(move |files| async move {
+        let log = Log::create(&files, &path, TOPIC_ID, small()).await.unwrap();
+        for i in 0..5 {
+            append(&log, &[i], 100).await;
+        }
+        let end = log.close().await.unwrap();
+        let segment = segment_path(&path, 0, SegmentFileKind::Log);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        // The length.
+        bytes[8] = 0x7f;
+        std::fs::write(&segment, &bytes).unwrap();
+        let (log, _) = open(&files, &path, clean(end)).await.unwrap();
+        append(&log, &[5], 100).await;
+        assert_eq!(log.segment_count(), 1);
+        assert_eq!(survivors(&log, 1 << 20).await.0.len(), 5);
+        let end = log.end_position();
+        assert!(log.roll_segment_at(end).await.unwrap());
+        let limits = CompactionLimits {
+            clean_to: None,
+            high_watermark: end.offset,
+            now_ms: 1 << 40,
+            lag_ms_min: 0,
+            lag_ms_max: 1,
+        };
+        assert!(!log.dirt(&limits).await.unwrap().unwrap().is_overdue);
+    });
+}
+
+#[test]
+fn verified_bytes_are_sent_without_a_bound() {
+    let place = Place::new();
+    let path = place.partition();
+    run(move |files| async move {
+        let config = LogConfig {
+            segment_bytes: 64 << 20,
+            ..small()
+        };
+        let log = Log::create(&files, &path, TOPIC_ID, config).await.unwrap();
+        for i in 0..10 {
+            append(&log, &[i], 1 << 20).await;
+        }
+        let end = log.close().await.unwrap();
+        let (log, _) = open(&files, &path, clean(end)).await.unwrap();
+        let limit = log.end_position();
+        let cold = log.read(0, u32::MAX, limit, true).await.unwrap().unwrap();
+        assert!(u64::from(cold.length) < log.size_bytes(), "{cold:?}");
+        assert_eq!(survivors(&log, 4 << 20).await.0.len(), 10);
+        let warm = log.read(0, u32::MAX, limit, true).await.unwrap().unwrap();
+        assert_eq!(u64::from(warm.length), log.size_bytes());
+    });
+}
+
+#[test]
+fn after_a_crash_a_damaged_last_batch_is_stepped_over_if_it_ends_the_log() {
+    let place = Place::new();
+    let path = place.partition();
+    run(move |files| async move {
+        let log = Log::create(&files, &path, TOPIC_ID, small()).await.unwrap();
+        for i in 0..5 {
+            append(&log, &[i], 100).await;
+        }
+        let end = log.close().await.unwrap();
+        let segment = segment_path(&path, 0, SegmentFileKind::Log);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&segment, &bytes).unwrap();
+        // More was on stable storage than the damaged batch can have held.
+        let refused = open(&files, &path, unclean(end + 1)).await;
+        assert!(matches!(refused, Err(LogError::Corrupt { .. })));
+        let (log, recovery) = open(&files, &path, unclean(end)).await.unwrap();
+        assert_eq!(recovery.damaged.len(), 1);
+        assert_eq!(recovery.truncated, None);
+        assert_eq!(log.log_end_offset(), end);
+        append(&log, &[5], 100).await;
+        let (batches, damage) = survivors(&log, 1 << 20).await;
+        assert_eq!(batches.len(), 5);
+        assert_eq!(damage, recovery.damaged);
+        assert_eq!(std::fs::read(&segment).unwrap()[..bytes.len()], bytes);
+    });
+}
+
+#[test]
+fn of_many_damages_the_closest_become_one() {
+    let place = Place::new();
+    let path = place.partition();
+    run(move |files| async move {
+        let config = LogConfig {
+            segment_bytes: 1 << 20,
+            ..small()
+        };
+        let log = Log::create(&files, &path, TOPIC_ID, config).await.unwrap();
+        for i in 0..600 {
+            append(&log, &[i], 40).await;
+        }
+        let end = log.close().await.unwrap();
+        let segment = segment_path(&path, 0, SegmentFileKind::Log);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let size = bytes.len() / 600;
+        for i in (0..600).step_by(2) {
+            bytes[i * size + size - 1] ^= 1;
+        }
+        std::fs::write(&segment, &bytes).unwrap();
+        let (log, _) = open(&files, &path, clean(end)).await.unwrap();
+        let (_, damage) = survivors(&log, 1 << 20).await;
+        assert_eq!(damage.len(), 300);
+        let (batches, damage) = survivors(&log, 1 << 20).await;
+        assert_eq!(damage, []);
+        assert!((200..300).contains(&batches.len()), "{}", batches.len());
+    });
+}
+
+/// A message of magic 1.
+fn message(offset: i64, attributes: u8, value: &[u8]) -> Vec<u8> {
+    let mut sealed = vec![1, attributes];
+    sealed.extend_from_slice(&77i64.to_be_bytes());
+    sealed.extend_from_slice(&(-1i32).to_be_bytes());
+    sealed.extend_from_slice(&(value.len() as i32).to_be_bytes());
+    sealed.extend_from_slice(value);
+    let mut bytes = offset.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&(sealed.len() as i32 + 4).to_be_bytes());
+    bytes.extend_from_slice(&crc_fast::crc32_iso_hdlc(&sealed).to_be_bytes());
+    bytes.extend_from_slice(&sealed);
+    bytes
+}
+
+#[test]
+fn damage_before_a_wrapper_does_not_hide_its_first_records() {
+    // The length, then only a body: what follows is searched, or begins where the length says.
+    for damaged_byte in [8, 70] {
+        let mut bytes = batch(&[1, 2, 3], 5).bytes.to_vec();
+        bytes[damaged_byte] ^= 0x40;
+        let inner: Vec<u8> = (0..3).flat_map(|i| message(i, 0, b"hello")).collect();
+        let mut packed = Vec::new();
+        crate::record::compression::compress(Compression::Gzip, &inner, &mut packed).unwrap();
+        bytes.extend_from_slice(&message(5, 1, &packed));
+        let place = Place::new();
+        std::fs::create_dir(place.partition()).unwrap();
+        let path = place.partition();
+        std::fs::write(segment_path(&path, 0, SegmentFileKind::Log), &bytes).unwrap();
+        run(move |files| async move {
+            let (log, _) = open(&files, &path, unclean(6)).await.unwrap();
+            let end = log.end_position();
+            assert_eq!(end.offset, 6);
+            assert!(log.read(2, 1000, end, true).await.is_err());
+            assert_eq!(log.offset_behind_damage(2), Some(3));
+            for offset in 3..6 {
+                let slice = log.read(offset, 1000, end, true).await.unwrap().unwrap();
+                assert!(slice.position > 0, "{slice:?}");
+            }
+        });
+    }
+}

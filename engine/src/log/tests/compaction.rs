@@ -496,3 +496,63 @@ fn a_damaged_batch_ends_the_round_and_nothing_is_replaced() {
         assert_eq!(log.poisoned(), None);
     });
 }
+
+/// Every other batch has the same key, and each another size.
+async fn append_half_superseded(log: &Log, batches: u32) {
+    for i in 0..batches {
+        let own = i.to_be_bytes();
+        let key: &[u8] = if i % 2 == 0 { b"k" } else { &own };
+        let mut builder = BatchBuilder::new(Compression::None);
+        let value = vec![b'v'; 50 + i as usize];
+        builder.append(1000, Some(key), Some(&value), &[]).unwrap();
+        let bytes = builder.build().unwrap().freeze();
+        let header = BatchHeader::parse(&bytes).unwrap();
+        let batches = vec![AppendBatch { header, bytes }];
+        log.append(batches, 3, at(1000)).await.unwrap();
+    }
+}
+
+#[test]
+fn a_scrub_begins_a_compacted_segment_again() {
+    on(&World::new(1), async |files| {
+        let log = create(&files).await;
+        append_half_superseded(&log, 60).await;
+        let mut at = crate::log::ScrubPosition::default();
+        assert!(log.scrub(&mut at, 1).await.unwrap() > Some(0));
+        let before = log.size_bytes();
+        compact(&log, None, &settings(2000)).await;
+        assert!(log.size_bytes() < before);
+        let mut read = 0;
+        while let Some(bytes) = log.scrub(&mut at, 1000).await.unwrap() {
+            read += bytes;
+        }
+        assert_eq!(log.take_damage(), []);
+        assert_eq!(read, log.size_bytes());
+    });
+}
+
+#[test]
+fn a_base_offset_that_cannot_be_ends_the_round() {
+    // Beyond the segment, and below the batch before.
+    for byte_and_bit in [(5, 1), (7, 2)] {
+        let place = Place::new();
+        let path = place.partition();
+        run(move |files| async move {
+            let log = Log::create(&files, &path, TOPIC_ID, compacted());
+            let log = log.await.unwrap();
+            append_half_superseded(&log, 60).await;
+            log.flush().await.unwrap();
+            let file = segment_path(&path, 0, SegmentFileKind::Log);
+            let mut bytes = std::fs::read(&file).unwrap();
+            let third = crate::record::batch::iterate(&bytes).take(2);
+            let third: usize = third.map(|batch| batch.unwrap().bytes.len()).sum();
+            assert_eq!(bytes[third + 7], 2);
+            bytes[third + byte_and_bit.0] ^= byte_and_bit.1;
+            std::fs::write(&file, &bytes).unwrap();
+            let dirt = log.dirt(&limits(&log, None)).await.unwrap().unwrap();
+            let done = log.compact(&dirt, &settings(2000), &BTreeMap::new()).await;
+            assert!(matches!(done, Err(LogError::Corrupt { .. })), "{done:?}");
+            assert_eq!(std::fs::read(&file).unwrap(), bytes);
+        });
+    }
+}
