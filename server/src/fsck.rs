@@ -20,7 +20,7 @@ use ringlog_engine::log::directory::{
     self, CLEAN_SHUTDOWN_FILE, META_PROPERTIES_FILE, PartitionDirectory, SegmentFileKind,
     SegmentFileName, segment_path,
 };
-use ringlog_engine::log::{Damage, LogError, SegmentCheck, check_segment};
+use ringlog_engine::log::{Damage, DamageKind, LogError, SegmentCheck, check_segment};
 
 use crate::producer_state::ProducerState;
 use repair::Mode;
@@ -120,8 +120,8 @@ pub struct Totals {
 pub struct Scope {
     /// Log directories.
     pub log_directories: Vec<PathBuf>,
-    /// The directory of the journals, if there is one.
-    pub journal: Option<PathBuf>,
+    /// The directories of the journals.
+    pub journals: Vec<PathBuf>,
     /// Only this partition's directory.
     pub only: Option<PathBuf>,
 }
@@ -136,7 +136,7 @@ struct Known {
 }
 
 /// What a check of one partition has found.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Found {
     /// Damage by base offset of the segment.
     damage: Vec<(i64, Damage)>,
@@ -146,6 +146,8 @@ struct Found {
     bad_indexes: Vec<i64>,
     /// Offset after the last good batch.
     end: i64,
+    /// Whether something could not be read, so that all of this is not known.
+    is_unreadable: bool,
 }
 
 /// A check of a data directory.
@@ -175,7 +177,7 @@ impl Fsck {
     /// # Errors
     /// What kept it from looking, with the path.
     pub async fn run(mut self, scope: &Scope) -> Result<Totals, LogError> {
-        if let Some(journal) = &scope.journal {
+        for journal in &scope.journals {
             self.check_journal(journal).await;
         }
         for log_directory in &scope.log_directories {
@@ -197,7 +199,12 @@ impl Fsck {
     // ---- journals ----------------------------------------------------------------------------
 
     async fn check_journal(&mut self, directory: &Path) {
-        if self.io.list_directory(directory).await.is_err() {
+        if let Err(error) = self.io.list_directory(directory).await {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                self.has_journal = true;
+                let finding = Finding::new(Level::Damage, "journal", directory, error.to_string());
+                self.found(&finding);
+            }
             return;
         }
         let report = match journal::inspect(&self.io, directory).await {
@@ -352,12 +359,13 @@ impl Fsck {
             let file = path.join(checkpoint::LEADER_EPOCH_FILE);
             self.found_error("checkpoint", &file, &error);
         }
-        let entries = self.io.list_directory(path).await;
-        let entries = entries.map_err(|source| LogError::Io {
-            operation: "list",
-            path: path.to_owned(),
-            source,
-        })?;
+        let entries = match self.io.list_directory(path).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.unreadable(path, error.to_string());
+                return Ok(());
+            }
+        };
         let mut found = Found::default();
         for entry in &entries {
             let file = path.join(&entry.name);
@@ -375,7 +383,10 @@ impl Fsck {
             }
         }
         found.bases.sort_unstable();
-        self.check_segments(path, key, known, &mut found).await?;
+        self.check_segments(path, key, known, &mut found).await;
+        if found.is_unreadable {
+            return Ok(());
+        }
         self.check_end(path, key, known, &found);
         if let Some(mode) = self.repair {
             self.repair_partition(mode, path, key, known, &found)
@@ -422,7 +433,7 @@ impl Fsck {
         key: &(String, i32),
         known: &Known,
         found: &mut Found,
-    ) -> Result<(), LogError> {
+    ) {
         let recovery_point = known.recovery_points.get(key).copied().unwrap_or(0);
         for (i, base_offset) in found.bases.clone().into_iter().enumerate() {
             let following = found.bases.get(i + 1).copied();
@@ -435,7 +446,14 @@ impl Fsck {
             };
             let mut damages = Vec::new();
             let checked = check_segment(&self.io, &check, &mut |damage| damages.push(damage)).await;
-            let report = checked?;
+            let report = match checked {
+                Ok(report) => report,
+                Err(error) => {
+                    self.unreadable(&file, error.to_string());
+                    found.is_unreadable = true;
+                    continue;
+                }
+            };
             self.totals.segments += 1;
             self.totals.batches += report.batches;
             self.totals.bytes += report.bytes;
@@ -473,7 +491,13 @@ impl Fsck {
             }
             found.end = report.next_offset;
         }
-        Ok(())
+    }
+
+    fn unreadable(&mut self, path: &Path, reason: String) {
+        let finding = Finding::new(Level::Damage, "unreadable", path, reason).remedy(
+            "see to the disk, or restore the partition from a backup: --repair leaves it as it is",
+        );
+        self.found(&finding);
     }
 
     fn tell_damage(&mut self, file: &Path, damage: &Damage, is_expected: bool) {
@@ -482,7 +506,11 @@ impl Fsck {
         } else {
             Level::Damage
         };
-        let remedy = if is_expected {
+        let remedy = if damage.kind == DamageKind::RecordCount {
+            "consumers cannot read the batch; its checksum is right, so that it is what a producer sent: \
+             --repair leaves it as it is"
+                .to_owned()
+        } else if is_expected {
             "nothing: it was written when the broker ended without a clean stop, and was not \
              acknowledged unless a journal has it; a start cuts it"
                 .to_owned()

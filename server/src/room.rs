@@ -7,18 +7,20 @@
 //! | less | appends of clients |
 //! | less than half of it | appends of coordinators, too |
 //!
-//! The **ballast** is a file in the data directory, as large as a start and a look of retention need.
-//! It is given up when the disk is full all the same (others write there, too, or it was full at the
-//! start), and made again when there is room; while it is not there, the reserve is larger by its
-//! size, so that no record takes its place. Shard 0 looks, the more often the less is left: at least
-//! as often as a fast disk could fill what is above the reserve.
+//! The **ballast** is a file in the data directory, as large as a start and a look of retention need, but
+//! no larger than the reserve and a small part of the disk. It is given up when the disk is full all the
+//! same (others write there, too, or it was full at the start), and made again when there is room; while
+//! it is not there, the reserve on its disk is larger by its size, so that no record takes its place.
+//! Where it cannot be made, or would take memory (tmpfs), none is wanted. Shard 0 looks, the more often
+//! the less is left: at least as often as a fast disk could fill what is above the reserve.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringlog_engine::io::{Io, OpenMode};
+use ringlog_engine::io::{Io, OpenMode, Volume};
 
 use crate::broker::Broker;
 use crate::config::{BrokerConfig, Durability};
@@ -28,6 +30,11 @@ use crate::shard::Shard;
 pub const BALLAST_FILE: &str = ".ringlog-ballast";
 /// What checkpoints, ZooKeeper's store and new segments' files may need at a start, beside journals.
 const BALLAST_BYTES: u64 = 16 << 20;
+/// No ballast takes more than this part of its disk.
+const BALLAST_PART_OF_DISK: u64 = 64;
+/// File systems that are memory: a ballast there takes it from everybody (statfs(2)).
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+const RAMFS_MAGIC: i64 = 0x8584_58f6;
 /// Nothing fills a disk faster.
 const FILL_BYTES_PER_SECOND: u64 = 2 << 30;
 const LOOK_MIN: Duration = Duration::from_millis(20);
@@ -46,15 +53,27 @@ pub enum Appender {
     Coordinator,
 }
 
+/// A directory that takes records.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// Whether the ballast is on the same disk, or may be.
+    is_with_ballast: bool,
+    level: AtomicU8,
+    /// Free bytes below which the last look refused appends of clients.
+    limit_bytes: AtomicU64,
+}
+
 /// How much room the broker's directories have; shared by all shards.
 #[derive(Debug)]
 pub struct Room {
     reserve_bytes: u64,
     /// The log directories, and last, if there are any, the directory of the journals.
-    places: Vec<(PathBuf, AtomicU8)>,
+    places: Vec<Place>,
     log_directories: usize,
     /// The lowest of all.
     lowest: AtomicU8,
+    ballast: Ballast,
 }
 
 impl Room {
@@ -66,12 +85,21 @@ impl Room {
         if config.ringlog.durability == Durability::Durable {
             directories.push(config.ringlog.journal_dir.clone());
         }
-        let place = |directory| (directory, AtomicU8::new(ENOUGH));
+        let of_ballast = device(&config.ringlog.data_dir);
+        let place = |path: PathBuf| Place {
+            is_with_ballast: of_ballast
+                .zip(device(&path))
+                .is_none_or(|(ballast, place)| ballast == place),
+            path,
+            level: AtomicU8::new(ENOUGH),
+            limit_bytes: AtomicU64::new(config.ringlog.disk_reserve_bytes),
+        };
         Room {
             reserve_bytes: config.ringlog.disk_reserve_bytes,
             places: directories.into_iter().map(place).collect(),
             log_directories,
             lowest: AtomicU8::new(ENOUGH),
+            ballast: Ballast::new(config),
         }
     }
 
@@ -90,62 +118,76 @@ impl Room {
         let (logs, journal) = self.places.split_at(self.log_directories);
         let own = logs
             .iter()
-            .filter(|(path, _)| Some(path.as_path()) == log_directory);
-        let (path, _) = own
+            .filter(|place| Some(place.path.as_path()) == log_directory);
+        let place = own
             .chain(journal)
-            .find(|(_, level)| level.load(Ordering::Relaxed) >= limit)?;
+            .find(|place| place.level.load(Ordering::Relaxed) >= limit)?;
         Some(format!(
-            "{} has less free space than ringlog.disk.reserve.bytes={} leaves to records: they are \
-             taken again as soon as there is room",
-            path.display(),
+            "{} has less free space than the {} bytes that are kept from records \
+             (ringlog.disk.reserve.bytes={}): they are taken again as soon as there is room",
+            place.path.display(),
+            place.limit_bytes.load(Ordering::Relaxed),
             self.reserve_bytes
         ))
     }
 
-    /// Takes note of the free bytes of a place; gives whether its level has changed.
-    fn note(&self, at: usize, usable_bytes: u64, reserve_bytes: u64) -> Option<u8> {
+    /// Takes note of the free bytes of a place; gives its level, if that has changed.
+    fn note(&self, place: &Place, usable_bytes: u64, limit_bytes: u64) -> Option<u8> {
         let level = match usable_bytes {
-            _ if usable_bytes >= reserve_bytes => ENOUGH,
-            _ if usable_bytes >= reserve_bytes / 2 => LOW,
+            _ if usable_bytes >= limit_bytes => ENOUGH,
+            _ if usable_bytes >= limit_bytes / 2 => LOW,
             _ => VERY_LOW,
         };
-        let before = self.places[at].1.swap(level, Ordering::Relaxed);
+        place.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+        let before = place.level.swap(level, Ordering::Relaxed);
         let levels = self
             .places
             .iter()
-            .map(|(_, level)| level.load(Ordering::Relaxed));
+            .map(|place| place.level.load(Ordering::Relaxed));
         self.lowest
             .store(levels.max().unwrap_or(ENOUGH), Ordering::Relaxed);
         (before != level).then_some(level)
     }
 }
 
+fn device(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|found| found.dev())
+}
+
+/// The free space of a place, if that is known: network file systems may tell nothing.
+async fn volume(io: &Io, path: &Path) -> Option<Volume> {
+    let found = io.volume(path).await.ok();
+    found.filter(|volume| volume.total_bytes > 0)
+}
+
 /// Looks at all places once; gives the fewest bytes that any has above the reserve.
 pub async fn look(io: &Io, broker: &Broker) -> u64 {
     let room = &broker.room;
     let mut spare = u64::MAX;
-    let mut reserve = room.reserve_bytes;
-    if reserve > 0 && !is_there(io, &broker.config.ringlog.data_dir).await {
-        reserve += ballast_bytes(&broker.config);
-    }
-    for (at, (path, _)) in room.places.iter().enumerate() {
-        // A directory that cannot be looked at is found out by whoever writes there.
-        let Ok(volume) = io.volume(path).await else {
+    let missing = room.ballast.missing_bytes(io).await;
+    for place in &room.places {
+        let path = place.path.display();
+        let more = if place.is_with_ballast { missing } else { 0 };
+        let limit = room.reserve_bytes.saturating_add(more);
+        let Some(volume) = volume(io, &place.path).await else {
+            // Whoever writes there finds out; nobody is refused for what is not known.
+            if room.note(place, u64::MAX, limit).is_some() {
+                log::info!("{path} does not tell its free space: records are taken again");
+            }
             continue;
         };
         let usable = volume.usable_bytes;
-        spare = spare.min(usable.saturating_sub(reserve));
-        match room.note(at, usable, reserve) {
+        spare = spare.min(usable.saturating_sub(limit));
+        match room.note(place, usable, limit) {
             None => {}
-            Some(ENOUGH) => log::info!(
-                "{} has {usable} bytes of free space: records are taken again",
-                path.display()
-            ),
+            Some(ENOUGH) => {
+                log::info!("{path} has {usable} bytes of free space: records are taken again");
+            }
             Some(_) => log::warn!(
-                "{} has {usable} bytes of free space, less than ringlog.disk.reserve.bytes={}: records \
-                 are refused with KAFKA_STORAGE_ERROR until there is more; delete topics or records, \
-                 lower retention, or enlarge the disk",
-                path.display(),
+                "{path} has {usable} bytes of free space, less than the {limit} that are kept from \
+                 records (ringlog.disk.reserve.bytes={}, {more} for the ballast): they are refused with \
+                 KAFKA_STORAGE_ERROR until there is more; delete topics or records, lower retention, or \
+                 enlarge the disk",
                 room.reserve_bytes
             ),
         }
@@ -160,7 +202,7 @@ pub async fn run(shard: Rc<Shard>) {
     }
     while !shard.is_stopping() {
         let spare = look(&shard.io, &shard.broker).await;
-        mind_ballast(&shard.io, &shard.broker.config).await;
+        shard.broker.room.ballast.mind(&shard.io).await;
         let milliseconds = spare / (FILL_BYTES_PER_SECOND / 1000);
         let pause = Duration::from_millis(milliseconds).clamp(LOOK_MIN, LOOK_MAX);
         shard.io.sleep(pause).await;
@@ -169,47 +211,126 @@ pub async fn run(shard: Rc<Shard>) {
 
 // ---- ballast -----------------------------------------------------------------------------------
 
-fn ballast_bytes(config: &BrokerConfig) -> u64 {
-    let journals = config.ringlog.cores as u64 * config.ringlog.journal_file_bytes;
-    match config.ringlog.durability {
-        Durability::Durable => BALLAST_BYTES + journals,
-        Durability::PageCache => BALLAST_BYTES,
-    }
+/// The file that is given up on a full disk.
+#[derive(Debug)]
+pub struct Ballast {
+    data_dir: PathBuf,
+    reserve_bytes: u64,
+    /// What a start and a look of retention need; 0 in memory.
+    needed_bytes: u64,
+    /// Whether it could not be made since there was room for it.
+    has_failed: AtomicBool,
+    /// Whether a failure was told.
+    is_told: AtomicBool,
 }
 
-/// Gives the ballast up if its disk is full, and makes it again if there is room for it twice above the
-/// reserve. Without a reserve there is none.
-pub async fn mind_ballast(io: &Io, config: &BrokerConfig) {
-    let reserve = config.ringlog.disk_reserve_bytes;
-    let (path, wanted) = (
-        config.ringlog.data_dir.join(BALLAST_FILE),
-        ballast_bytes(config),
-    );
-    let Ok(volume) = io.volume(&config.ringlog.data_dir).await else {
-        return;
-    };
-    let is_there = is_there(io, &config.ringlog.data_dir).await;
-    if is_there && volume.usable_bytes < reserve / 2 {
+impl Ballast {
+    /// The ballast of this broker, which may not be there yet.
+    #[must_use]
+    pub fn new(config: &BrokerConfig) -> Ballast {
+        let journals = config.ringlog.cores as u64 * config.ringlog.journal_file_bytes;
+        let needed = match config.ringlog.durability {
+            _ if is_memory(&config.ringlog.data_dir) => 0,
+            Durability::Durable => BALLAST_BYTES + journals,
+            Durability::PageCache => BALLAST_BYTES,
+        };
+        Ballast {
+            data_dir: config.ringlog.data_dir.clone(),
+            reserve_bytes: config.ringlog.disk_reserve_bytes,
+            needed_bytes: needed,
+            has_failed: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
+        }
+    }
+
+    /// Gives the ballast up if its disk is full, or if there is no reserve.
+    pub async fn release(&self, io: &Io) {
+        if !self.is_there(io).await {
+            return;
+        }
+        let path = self.data_dir.join(BALLAST_FILE);
+        let is_full = volume(io, &self.data_dir)
+            .await
+            .is_some_and(|volume| volume.usable_bytes < self.reserve_bytes / 2);
+        if self.reserve_bytes > 0 && !is_full {
+            return;
+        }
         match io.remove_file(&path).await {
-            Ok(()) => log::warn!(
-                "{} is given up: {wanted} bytes for checkpoints, deletions and the next start",
+            Ok(()) if is_full => log::warn!(
+                "{} is given up, for checkpoints, deletions and the next start",
+                path.display()
+            ),
+            Ok(()) => log::info!(
+                "{} is removed: ringlog.disk.reserve.bytes=0",
                 path.display()
             ),
             Err(error) => log::warn!("{}: {error}", path.display()),
         }
-    } else if !is_there && reserve > 0 && volume.usable_bytes > reserve.saturating_add(2 * wanted) {
+    }
+
+    /// Gives the ballast up if it must be, and makes it again if there is room for it twice above the
+    /// reserve.
+    async fn mind(&self, io: &Io) {
+        self.release(io).await;
+        let Some(volume) = volume(io, &self.data_dir).await else {
+            return;
+        };
+        let wanted = self.wanted_bytes(&volume);
+        if wanted == 0 || self.is_there(io).await {
+            return;
+        }
+        if volume.usable_bytes <= self.reserve_bytes.saturating_add(2 * wanted) {
+            // When there is room again, it may be tried again.
+            self.has_failed.store(false, Ordering::Relaxed);
+            return;
+        }
+        if self.has_failed.load(Ordering::Relaxed) {
+            return;
+        }
+        let path = self.data_dir.join(BALLAST_FILE);
         let made = async {
             let file = io.open(&path, OpenMode::Create).await?;
             io.allocate(&file, wanted).await
         };
         if let Err(error) = made.await {
-            log::warn!("No ballast {}: {error}", path.display());
             let _ = io.remove_file(&path).await;
+            self.has_failed.store(true, Ordering::Relaxed);
+            if !self.is_told.swap(true, Ordering::Relaxed) {
+                log::warn!(
+                    "{}: {error}: there is no ballast of {wanted} bytes, so a start on a full disk may \
+                     fail",
+                    path.display()
+                );
+            }
         }
+    }
+
+    fn wanted_bytes(&self, volume: &Volume) -> u64 {
+        let most = volume.total_bytes / BALLAST_PART_OF_DISK;
+        self.needed_bytes.min(self.reserve_bytes).min(most)
+    }
+
+    /// What is to be kept free so that it can be made.
+    async fn missing_bytes(&self, io: &Io) -> u64 {
+        if self.has_failed.load(Ordering::Relaxed) || self.is_there(io).await {
+            return 0;
+        }
+        let volume = volume(io, &self.data_dir).await;
+        volume.map_or(0, |volume| self.wanted_bytes(&volume))
+    }
+
+    async fn is_there(&self, io: &Io) -> bool {
+        let path = self.data_dir.join(BALLAST_FILE);
+        io.open(&path, OpenMode::Read).await.is_ok()
     }
 }
 
-async fn is_there(io: &Io, data_dir: &Path) -> bool {
-    let open = io.open(&data_dir.join(BALLAST_FILE), OpenMode::Read).await;
-    open.is_ok()
+fn is_memory(path: &Path) -> bool {
+    // The type is as wide as the machine's word.
+    #[expect(
+        clippy::unnecessary_cast,
+        reason = "f_type is not an i64 on every machine"
+    )]
+    let kind = rustix::fs::statfs(path).map(|found| found.f_type as i64);
+    kind.is_ok_and(|kind| kind == TMPFS_MAGIC || kind == RAMFS_MAGIC)
 }

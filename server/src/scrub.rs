@@ -46,11 +46,16 @@ async fn scrub(shard: &Rc<Shard>, partition: &Rc<Partition>, rate: u64) {
             Ok(Some(read)) => read,
             Ok(None) => return,
             Err(error) => {
-                if shard.has(partition) {
-                    let name = partition.topic().name.clone();
-                    log::warn!("Scrub of {name}-{}: {error}", partition.index);
+                if !shard.has(partition) {
+                    return;
                 }
-                return;
+                let name = partition.topic().name.clone();
+                log::warn!(
+                    "Scrub of {name}-{}: {error}: it goes on with the next segment",
+                    partition.index
+                );
+                at.skip_segment();
+                0
             }
         };
         tell_damage(partition);

@@ -31,7 +31,7 @@ use crate::metadata::ensemble::{Ensemble, Session};
 use crate::metadata::store::{Places, Store};
 use crate::metadata::znode::RegisteredEndPoint;
 use crate::metrics::http;
-use crate::room;
+use crate::room::{self, Ballast};
 use crate::shard::{Mesh, Shard};
 use crate::zookeeper::config::ZookeeperConfig;
 use crate::zookeeper::{self, Running, ZookeeperError};
@@ -69,7 +69,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     main_io.block_on(async move { boot::create_directories_of(&io, &wanted).await })?;
     let locks = lock(&config)?;
     let (io, wanted) = (main_io.clone(), config.clone());
-    main_io.block_on(async move { room::mind_ballast(&io, &wanted).await });
+    main_io.block_on(async move { Ballast::new(&wanted).release(&io).await });
     let (listeners, bound) = listen(&config)?;
     let service = start_zookeeper(&mut config)?;
     let http = bind_http(&config)?;

@@ -306,3 +306,109 @@ fn a_repair_loses_what_it_says_and_no_more() {
         }
     }
 }
+
+#[test]
+fn the_journal_beside_log_dirs_is_looked_at() {
+    let Some(mut broker) = filled(Options::default()) else {
+        return;
+    };
+    broker.stop();
+    let elsewhere = Directory::new();
+    let logs = elsewhere.path().join("kafka-logs");
+    let own = elsewhere.path().join("kafka-logs.ringlog");
+    fs::create_dir(&own).expect("ours");
+    fs::rename(broker.logs(), &logs).expect("one disk");
+    fs::rename(broker.data().join("journal"), own.join("journal")).expect("one disk");
+    let file = own.join("journal/.ringlog-journal-0-000000");
+    fs::write(&file, vec![7; 8192]).expect("ours");
+    hurt(&segments(&logs)[1], |bytes| bytes[100] ^= 4);
+    let before = contents(&logs);
+    let unchanged = |objects: &[Value]| {
+        let mut after = contents(&logs);
+        after.retain(|(path, _)| !path.ends_with(".lock"));
+        let kept = before.iter().filter(|(path, _)| !path.ends_with(".lock"));
+        assert!(after.iter().eq(kept), "{objects:#?}");
+    };
+    let partition = logs.join(format!("{TOPIC}-0"));
+    for directory in [&logs, &partition] {
+        let (code, objects) = fsck(directory, &["--repair", "quarantine"]);
+        assert_eq!(code, Some(1), "{objects:#?}");
+        for kind in ["journal", "not-repaired"] {
+            let is_told = damage(&objects).iter().any(|o| o["kind"] == kind);
+            assert!(is_told, "no {kind} in {objects:#?}");
+        }
+        unchanged(&objects);
+    }
+    // Nobody knows where the journal is: after an unclean end it has to be said.
+    fs::remove_dir_all(&own).expect("ours");
+    fs::remove_file(logs.join(".kafka_cleanshutdown")).expect("a clean stop");
+    let (code, objects) = fsck(&logs, &["--repair", "quarantine"]);
+    assert_eq!(code, Some(1), "{objects:#?}");
+    let text = objects[0]["error"].as_str().expect("an error");
+    assert!(text.contains("--journal DIR"), "{text}");
+    unchanged(&objects);
+    let none = elsewhere.path().join("none");
+    fs::create_dir(&none).expect("ours");
+    let none = none.display().to_string();
+    let (code, objects) = fsck(&logs, &["--journal", &none, "--repair", "quarantine"]);
+    assert_eq!(code, Some(0), "{objects:#?}");
+}
+
+#[test]
+fn what_a_repair_has_kept_is_never_written_over() {
+    let Some(mut broker) = filled(Options::default()) else {
+        return;
+    };
+    broker.stop();
+    let segment = segments(&broker.logs())[1].clone();
+    let place = places(&segment)[1];
+    let end = place.position + place.header.size_in_bytes();
+    let mut kept = Vec::new();
+    for (round, suffix) in ["", ".1", ".2"].into_iter().enumerate() {
+        let before = contents(&broker.data());
+        hurt(&segment, |bytes| bytes[place.position + 18] ^= 1 << round);
+        let damaged = fs::read(&segment).expect("ours")[place.position..end].to_vec();
+        let (code, objects) = fsck(&broker.data(), &["--repair", "quarantine"]);
+        assert_eq!(code, Some(0), "{objects:#?}");
+        let name = format!(
+            "{}.{}.quarantine{suffix}",
+            segment.display(),
+            place.position
+        );
+        kept.push((name, damaged));
+        for (name, bytes) in &kept {
+            assert!(fs::read(name).is_ok_and(|found| found == *bytes), "{name}");
+        }
+        // The segment as it was, beside what is kept.
+        for (path, bytes) in before {
+            fs::write(path, bytes).expect("ours");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_ends_nothing_else() {
+    let Some(mut broker) = filled(Options::default()) else {
+        return;
+    };
+    broker.stop();
+    let all = segments(&broker.logs());
+    // A directory of that name is opened, and cannot be read, by root either.
+    fs::remove_file(&all[0]).expect("ours");
+    fs::create_dir(&all[0]).expect("ours");
+    let later = &places(&all[1])[1];
+    hurt(&all[1], |bytes| bytes[later.position + 18] ^= 1);
+    let before = contents(&broker.data());
+    for more in [&[][..], &["--repair", "cut"], &["--repair", "quarantine"]] {
+        let (code, objects) = fsck(&broker.data(), more);
+        assert_eq!(code, Some(1), "{objects:#?}");
+        let found = damage(&objects);
+        let kinds: Vec<_> = found.iter().map(|o| o["kind"].as_str()).collect();
+        assert_eq!(kinds, [Some("unreadable"), Some("crc")], "{objects:#?}");
+        assert_eq!(found[0]["path"], all[0].display().to_string());
+        assert_eq!(found[1]["path"], all[1].display().to_string());
+        let total = objects.last().expect("the totals");
+        assert_eq!(total["partitions"], 2, "{total}");
+        assert_eq!(contents(&broker.data()), before, "{more:?}");
+    }
+}

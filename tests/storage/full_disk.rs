@@ -1,4 +1,5 @@
-//! A disk that is full: a small tmpfs in a mount namespace of its own.
+//! A disk that is full: a small tmpfs in a mount namespace of its own, below an overlayfs, since a broker
+//! makes no ballast of memory.
 //!
 //! The test runs itself again under `unshare -rm`, where it may mount; where that is not permitted it
 //! says so and passes.
@@ -218,7 +219,9 @@ fn records_are_refused_and_everything_else_goes_on() {
 /// Runs this test again with a small disk; `None` where that is not permitted.
 fn in_namespace() -> Option<std::process::Output> {
     let disk = Directory::new();
-    let script = "mount -t tmpfs -o size=64m tmpfs \"$1\" || exit 77; exec \"$2\" --exact \"$3\" --nocapture";
+    let script = "mount -t tmpfs -o size=64m tmpfs \"$1\" && cd \"$1\" && mkdir lower upper work disk \
+                  && mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay disk \
+                  || exit 77; exec \"$2\" --exact \"$3\" --nocapture";
     let test = std::env::current_exe().expect("a test knows its own path");
     let mut command = Command::new("unshare");
     command
@@ -227,7 +230,7 @@ fn in_namespace() -> Option<std::process::Output> {
         .arg(test)
         .arg(TEST)
         .env("RINGLOG_TEST_BINARY", binary())
-        .env(MOUNTED, disk.path());
+        .env(MOUNTED, disk.path().join("disk"));
     let output = match command.output() {
         Ok(output) => output,
         Err(error) => {

@@ -178,6 +178,16 @@ pub struct ScrubPosition {
     expected: i64,
 }
 
+impl ScrubPosition {
+    /// Leaves out what is left of the segment, as after an error of reading.
+    pub fn skip_segment(&mut self) {
+        *self = ScrubPosition {
+            segment_base: self.segment_base.saturating_add(1),
+            ..ScrubPosition::default()
+        };
+    }
+}
+
 /// A walk over the batches of a segment, from one batch to the next.
 pub(super) struct Walk {
     segment_base: i64,

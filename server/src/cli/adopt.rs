@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use ringlog_engine::io::lock_file;
@@ -43,26 +44,19 @@ pub(super) fn adopt(from: &Path, logs: &Path, node_id: i32) -> Result<(), String
             from.display()
         ));
     }
-    let lock = lock_file(&from.join(".lock"));
-    if let Err(error) = &lock {
-        let path = from.join(".lock");
-        return Err(match error.kind() {
-            io::ErrorKind::WouldBlock => format!(
-                "{} is in use: {} holds {}\n   | stop that broker first",
-                from.display(),
-                name_holder(&path),
-                path.display()
-            ),
-            _ => format!(
-                "{}: {error}\n   | run this as the owner of {}",
-                path.display(),
-                from.display()
-            ),
-        });
-    }
     let mut unfinished = logs.as_os_str().to_owned();
     unfinished.push(UNFINISHED);
     let unfinished = PathBuf::from(unfinished);
+    let place = resolve(&unfinished).map_err(|error| failed(&unfinished, error))?;
+    if place.starts_with(&from) || from.starts_with(&place) {
+        return Err(format!(
+            "cannot adopt {}: the copy is made as {}, which is not apart from it\n   | give another \
+             --data-dir, or move the directory that is to be adopted",
+            from.display(),
+            unfinished.display()
+        ));
+    }
+    let _lock = lock(&from)?;
     let copied = (|| {
         if unfinished.exists() {
             fs::remove_dir_all(&unfinished)?;
@@ -82,6 +76,52 @@ pub(super) fn adopt(from: &Path, logs: &Path, node_id: i32) -> Result<(), String
     copied.map_err(|error| failed(&unfinished, error))?;
     log::info!("Adopted a copy of {} as {}", from.display(), logs.display());
     Ok(())
+}
+
+/// The path without links, also of what is not there yet.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    for ancestor in path.ancestors() {
+        match fs::canonicalize(ancestor) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => {
+                let rest = path.strip_prefix(ancestor).map_err(io::Error::other)?;
+                let found = found?;
+                return Ok(if rest.as_os_str().is_empty() {
+                    found
+                } else {
+                    found.join(rest)
+                });
+            }
+        }
+    }
+    Ok(path)
+}
+
+/// Keeps a broker out of the original. Nothing is created there: a directory without the file of the
+/// lock has no broker, and no broker writes where the file system can only be read.
+fn lock(from: &Path) -> Result<Option<OwnedFd>, String> {
+    let path = from.join(".lock");
+    if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    match lock_file(&path) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem => Ok(None),
+            io::ErrorKind::WouldBlock => Err(format!(
+                "{} is in use: {} holds {}\n   | stop that broker first",
+                from.display(),
+                name_holder(&path),
+                path.display()
+            )),
+            _ => Err(format!(
+                "{}: {error}\n   | run this as the owner of {}",
+                path.display(),
+                from.display()
+            )),
+        },
+    }
 }
 
 /// Whether this is a log directory of Kafka.
@@ -105,14 +145,20 @@ fn has_entries(directory: &Path) -> bool {
     fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }
 
+fn naming(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 fn copy_directory(from: &Path, to: &Path, is_log_directory: bool) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
+    for entry in fs::read_dir(from).map_err(|error| naming(from, &error))? {
         let entry = entry?;
-        let (name, kind) = (entry.file_name(), entry.file_type()?);
+        let (name, path) = (entry.file_name(), entry.path());
+        // Behind links, which lead to other disks: a partition must not stay behind unsaid.
+        let kind = fs::metadata(&path).map_err(|error| naming(&path, &error))?;
         let target = to.join(&name);
         if kind.is_file() && name != ".lock" {
             // copy_file_range(2): on XFS and Btrfs the copy shares the blocks.
-            fs::copy(entry.path(), &target)?;
+            fs::copy(&path, &target).map_err(|error| naming(&path, &error))?;
             File::open(&target)?.sync_all()?;
         } else if kind.is_dir() && is_log_directory {
             let parsed = name.to_str().and_then(PartitionDirectory::parse);
@@ -120,9 +166,9 @@ fn copy_directory(from: &Path, to: &Path, is_log_directory: bool) -> io::Result<
                 |it: &PartitionDirectory| it.suffix.is_none() && it.topic != METADATA_TOPIC;
             if parsed.as_ref().is_some_and(is_served) {
                 fs::create_dir(&target)?;
-                copy_directory(&entry.path(), &target, false)?;
+                copy_directory(&path, &target, false)?;
             } else {
-                log::info!("Not adopted: {}", entry.path().display());
+                log::info!("Not adopted: {}", path.display());
             }
         }
     }

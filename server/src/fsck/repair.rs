@@ -5,7 +5,8 @@
 //!   records, as compaction leaves them, so that consumers go on behind the gap.
 //!
 //! What is taken away stays in the partition's directory as `<file>.<position>.quarantine`, or
-//! `<file>.quarantine` for whole segments: no broker reads such names. Order of effects: the bytes are
+//! `<file>.quarantine` for whole segments, with `.1`, `.2`, .. behind where an earlier repair has taken
+//! the name: no broker reads such names. Order of effects: the bytes are
 //! safe under the new name before they go from the old one; a rewritten segment replaces the old one
 //! atomically; checkpoints come last. A repair that is cut short can be run again.
 
@@ -16,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use ringlog_engine::io::{File, Io, OpenMode};
 use ringlog_engine::log::checkpoint::{self, OffsetEntry};
 use ringlog_engine::log::directory::{SegmentFileKind, segment_path};
-use ringlog_engine::log::{Damage, LogError};
+use ringlog_engine::log::{Damage, DamageKind, LogError};
 use ringlog_engine::record::{BatchBuilder, Compression};
 
 use super::{Finding, Found, Fsck, Known, Level};
@@ -45,6 +46,12 @@ impl Fsck {
     ) -> Result<(), LogError> {
         let recovery_point = known.recovery_points.get(key).copied().unwrap_or(0);
         let is_short = found.damage.is_empty() && found.end < recovery_point;
+        // A batch whose checksum is right is nobody's to take out.
+        let is_ours = |(_, damage): &&(i64, Damage)| damage.kind != DamageKind::RecordCount;
+        let found = Found {
+            damage: found.damage.iter().filter(is_ours).cloned().collect(),
+            ..found.clone()
+        };
         if found.damage.is_empty() && found.bad_indexes.is_empty() && !is_short {
             return Ok(());
         }
@@ -61,9 +68,12 @@ impl Fsck {
             self.totals.mended = self.totals.mended.saturating_sub(1);
             self.totals.repaired += 1;
         }
+        if found.damage.is_empty() && !is_short {
+            return Ok(());
+        }
         match mode {
-            Mode::Cut => self.cut(path, key, recovery_point, found).await,
-            Mode::Quarantine => self.quarantine(path, key, recovery_point, found).await,
+            Mode::Cut => self.cut(path, key, recovery_point, &found).await,
+            Mode::Quarantine => self.quarantine(path, key, recovery_point, &found).await,
         }
     }
 
@@ -108,9 +118,15 @@ impl Fsck {
             return Ok(());
         };
         let file = segment_path(path, *base_offset, SegmentFileKind::Log);
-        let kept = aside(&file, Some(damage.position));
         let source = at("open", &file, self.io.open(&file, OpenMode::Write).await)?;
         let length = at("stat", &file, self.io.length(&source).await)?;
+        let lost = Stretch {
+            source: &source,
+            path: &file,
+            position: damage.position,
+            end: length,
+        };
+        let kept = aside(&self.io, &file, Some(&lost)).await?;
         let target = Target::create(&self.io, &kept).await?;
         target.copy(&source, &file, damage.position, length).await?;
         target.finish(path).await?;
@@ -123,7 +139,8 @@ impl Fsck {
         let mut moved = 0;
         for base in later {
             let segment = segment_path(path, *base, SegmentFileKind::Log);
-            let renamed = self.io.rename(&segment, &aside(&segment, None)).await;
+            let kept = aside(&self.io, &segment, None).await?;
+            let renamed = self.io.rename(&segment, &kept).await;
             at("rename", &segment, renamed)?;
             self.remove_indexes(path, *base).await?;
             moved += 1;
@@ -198,7 +215,13 @@ impl Fsck {
             target
                 .copy(&source, &file, position, damage.position)
                 .await?;
-            let kept = aside(&file, Some(damage.position));
+            let lost = Stretch {
+                source: &source,
+                path: &file,
+                position: damage.position,
+                end: damage.end,
+            };
+            let kept = aside(&self.io, &file, Some(&lost)).await?;
             let aside = Target::create(&self.io, &kept).await?;
             aside
                 .copy(&source, &file, damage.position, damage.end)
@@ -251,13 +274,64 @@ fn done(kind: &'static str, path: &Path, reason: String, remedy: &str) -> Findin
     Finding::new(Level::Note, kind, path, reason).remedy(remedy)
 }
 
-fn aside(file: &Path, position: Option<u64>) -> PathBuf {
+/// Bytes of a segment that are about to be taken out.
+struct Stretch<'a> {
+    source: &'a File,
+    path: &'a Path,
+    position: u64,
+    end: u64,
+}
+
+impl Stretch<'_> {
+    /// Whether a file consists of just these bytes.
+    async fn is_in(&self, io: &Io, file: &File, path: &Path) -> Result<bool, LogError> {
+        let length = at("stat", path, io.length(file).await)?;
+        if length != self.end - self.position {
+            return Ok(false);
+        }
+        let mut done = 0;
+        while done < length {
+            let most = usize::try_from(length - done).unwrap_or(usize::MAX);
+            let most = most.min(COPY_BYTES);
+            let position = self.position + done;
+            let ours = io.read_at(self.source, BytesMut::new(), position, most);
+            let ours = at("read", self.path, ours.await)?;
+            let theirs = io.read_at(file, BytesMut::new(), done, ours.len()).await;
+            if ours.is_empty() || at("read", path, theirs)? != ours {
+                return Ok(false);
+            }
+            done += ours.len() as u64;
+        }
+        Ok(true)
+    }
+}
+
+/// Where bytes, or a whole file, are kept: the first name that is free, or that has these bytes from a
+/// repair that was cut short. What an earlier repair has kept is never written over.
+async fn aside(io: &Io, file: &Path, bytes: Option<&Stretch<'_>>) -> Result<PathBuf, LogError> {
     let mut name = file.as_os_str().to_owned();
-    if let Some(position) = position {
-        name.push(format!(".{position}"));
+    if let Some(stretch) = bytes {
+        name.push(format!(".{}", stretch.position));
     }
     name.push(".quarantine");
-    name.into()
+    let mut number = 0_u64;
+    loop {
+        let mut path = name.clone();
+        if number > 0 {
+            path.push(format!(".{number}"));
+        }
+        let path = PathBuf::from(path);
+        let there = match io.open(&path, OpenMode::Read).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            other => at("open", &path, other)?,
+        };
+        if let Some(stretch) = bytes
+            && stretch.is_in(io, &there, &path).await?
+        {
+            return Ok(path);
+        }
+        number += 1;
+    }
 }
 
 fn at<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> Result<T, LogError> {

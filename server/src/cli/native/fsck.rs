@@ -8,7 +8,9 @@ use std::rc::Rc;
 
 use clap::Args;
 use ringlog_engine::io::{DriverKind, Io, lock_file};
-use ringlog_engine::log::directory::{META_PROPERTIES_FILE, PartitionDirectory};
+use ringlog_engine::log::directory::{
+    CLEAN_SHUTDOWN_FILE, META_PROPERTIES_FILE, PartitionDirectory,
+};
 use serde_json::json;
 
 use crate::cli::Exit;
@@ -46,7 +48,16 @@ pub(crate) fn run(args: &FsckArgs) -> Exit {
 fn check(args: &FsckArgs) -> ToolResult<Totals> {
     let mut scope = scope(&args.directory)?;
     if let Some(journal) = &args.journal {
-        scope.journal = Some(journal.clone());
+        std::fs::read_dir(journal).map_err(|error| {
+            ToolError::failed(format!(
+                "{}: {error}\n   | give the directory of the journals, as --journal DIR",
+                journal.display()
+            ))
+        })?;
+        scope.journals = vec![journal.clone()];
+    }
+    if args.repair.is_some() {
+        journals_are_known(&scope)?;
     }
     let _locks = lock(&scope, args.repair.is_some())?;
     let out = Rc::new(RefCell::new(stdout()));
@@ -70,6 +81,22 @@ fn check(args: &FsckArgs) -> ToolResult<Totals> {
     Ok(totals)
 }
 
+/// A start writes what a journal holds into the segments, at the positions that they had: none may be
+/// rewritten before. A broker that was stopped cleanly has emptied its journals.
+fn journals_are_known(scope: &Scope) -> ToolResult<()> {
+    let unclean = |directory: &&PathBuf| !directory.join(CLEAN_SHUTDOWN_FILE).exists();
+    match scope.log_directories.iter().find(unclean) {
+        Some(directory) if scope.journals.is_empty() => Err(ToolError::failed(format!(
+            "{} was not stopped cleanly (it has no {CLEAN_SHUTDOWN_FILE}), and no journal was found \
+             beside it: a start could write the journal over what is repaired\n   | start the broker \
+             and stop it; or give the directory of its journals, as --journal DIR (for a Kafka, which \
+             has none: an empty directory)",
+            directory.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 // ---- where -------------------------------------------------------------------------------------
 
 /// What a directory is, by what is in it.
@@ -80,17 +107,14 @@ fn scope(directory: &Path) -> ToolResult<Scope> {
             directory.display()
         ))
     };
+    let given = std::path::absolute(directory).map_err(failed)?;
     let directory = std::fs::canonicalize(directory).map_err(failed)?;
     let names = names(&directory).map_err(failed)?;
     let has = |name: &str| names.iter().any(|known| known == name);
-    let beside = |directory: &Path| {
-        let journal = directory.parent()?.join("journal");
-        journal.is_dir().then_some(journal)
-    };
     if has("logs") && directory.join("logs").is_dir() {
         return Ok(Scope {
+            journals: journals_beside(&[directory.join("logs"), given.join("logs")]),
             log_directories: vec![directory.join("logs")],
-            journal: Some(directory.join("journal")),
             only: None,
         });
     }
@@ -98,7 +122,7 @@ fn scope(directory: &Path) -> ToolResult<Scope> {
         |name: &String| PartitionDirectory::parse(name).is_some() && directory.join(name).is_dir();
     if has(META_PROPERTIES_FILE) || names.iter().any(is_partition) {
         return Ok(Scope {
-            journal: beside(&directory),
+            journals: journals_beside(&[directory.clone(), given]),
             log_directories: vec![directory],
             only: None,
         });
@@ -109,7 +133,7 @@ fn scope(directory: &Path) -> ToolResult<Scope> {
     match directory.parent() {
         Some(parent) if is_named && has_segments => Ok(Scope {
             log_directories: vec![parent.to_owned()],
-            journal: beside(parent),
+            journals: journals_beside(&[parent.to_owned()]),
             only: Some(directory),
         }),
         _ => Err(ToolError::failed(format!(
@@ -118,6 +142,24 @@ fn scope(directory: &Path) -> ToolResult<Scope> {
             directory.display()
         ))),
     }
+}
+
+/// Where a broker with this log directory keeps its journals: in the data directory that has it as
+/// `logs`, or beside the first of `log.dirs`. A directory that is given by a link has two names.
+fn journals_beside(log_directories: &[PathBuf]) -> Vec<PathBuf> {
+    let mut journals = Vec::new();
+    for directory in log_directories {
+        let mut own = directory.clone().into_os_string();
+        own.push(".ringlog");
+        let parents = [directory.parent().map(Path::to_owned), Some(own.into())];
+        for parent in parents.into_iter().flatten() {
+            let found = std::fs::canonicalize(parent.join("journal"));
+            journals.extend(found.ok().filter(|journal| journal.is_dir()));
+        }
+    }
+    journals.sort();
+    journals.dedup();
+    journals
 }
 
 fn names(directory: &Path) -> std::io::Result<Vec<String>> {
@@ -131,7 +173,7 @@ fn names(directory: &Path) -> std::io::Result<Vec<String>> {
 /// has no broker.
 fn lock(scope: &Scope, is_repair: bool) -> ToolResult<Vec<OwnedFd>> {
     let mut directories = scope.log_directories.clone();
-    let data = scope.journal.as_deref().and_then(Path::parent);
+    let data = scope.journals.iter().filter_map(|journal| journal.parent());
     directories.extend(data.map(Path::to_owned));
     let mut locks = Vec::new();
     for directory in directories {
