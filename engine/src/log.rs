@@ -358,8 +358,12 @@ impl Log {
     /// it are removed by [`Log::delete_old_segments`]. The caller writes the checkpoint file.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` above the log end offset.
+    /// `OffsetOutOfRange` above the log end offset; `Poisoned` once the log is closed or deleted.
     pub fn set_log_start_offset(&self, offset: i64) -> Result<(), LogError> {
+        if self.has_ended.get() {
+            // A stop has noted where the log begins: consumers must not see more go.
+            self.check_writable()?;
+        }
         let mut state = self.state.borrow_mut();
         if offset > state.log_end_offset {
             return Err(out_of_range(&state, offset));
