@@ -37,6 +37,7 @@ impl<'a> Cursor<'a> {
         Some(*taken)
     }
 
+    #[inline]
     pub(super) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[byte]| byte)
     }
@@ -66,18 +67,21 @@ impl<'a> Cursor<'a> {
     }
 
     /// A zigzag varint of at most five bytes (Kafka's `ByteUtils.readVarint`).
+    #[inline]
     pub(super) fn varint(&mut self) -> Option<i32> {
         let zigzag = u32::try_from(self.unsigned_varint(5)? & u64::from(u32::MAX)).ok()?;
         Some((zigzag >> 1).cast_signed() ^ 0i32.wrapping_sub((zigzag & 1).cast_signed()))
     }
 
     /// A zigzag varint of at most ten bytes (Kafka's `ByteUtils.readVarlong`).
+    #[inline]
     pub(super) fn varlong(&mut self) -> Option<i64> {
         let zigzag = self.unsigned_varint(10)?;
         Some((zigzag >> 1).cast_signed() ^ 0i64.wrapping_sub((zigzag & 1).cast_signed()))
     }
 
     /// As many bytes as a varint says; any negative length is null, as Kafka reads it.
+    #[inline]
     pub(super) fn varint_bytes(&mut self) -> Option<Option<&'a [u8]>> {
         let length = self.varint()?;
         self.nullable(length)
@@ -96,6 +100,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    #[inline]
     fn unsigned_varint(&mut self, bytes_max: u32) -> Option<u64> {
         let mut value = 0u64;
         for index in 0..bytes_max {

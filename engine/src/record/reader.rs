@@ -143,6 +143,9 @@ impl<'a> BatchRecords<'a> {
         Some(record)
     }
 
+    // The inner loop of conversion and of compaction; with several callers it is not inlined by itself
+    // (half as many instructions again, by the gate).
+    #[inline(always)]
     fn read(&mut self) -> Result<Record<'a>, BatchError> {
         let available = self.cursor.remaining();
         let Some(Some(body)) = self.cursor.varint_bytes() else {
@@ -164,6 +167,7 @@ impl<'a> BatchRecords<'a> {
         Ok(record)
     }
 
+    #[cold]
     fn invalid(&self, what: &str) -> BatchError {
         let BatchHeader {
             base_offset,
@@ -178,6 +182,7 @@ impl<'a> BatchRecords<'a> {
 }
 
 /// The offset delta, and a record whose timestamp is still a delta (Kafka: `DefaultRecord.java`).
+#[inline(always)]
 fn parse_record(body: &[u8]) -> Option<(i32, Record<'_>)> {
     let mut cursor = Cursor::new(body);
     let _unused_attributes = cursor.u8()?;
