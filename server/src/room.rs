@@ -218,6 +218,8 @@ pub struct Ballast {
     reserve_bytes: u64,
     /// What a start and a look of retention need; 0 in memory.
     needed_bytes: u64,
+    /// What a start cannot do without, whatever the size of the disk: the journals' first files.
+    least_bytes: u64,
     /// Whether it could not be made since there was room for it.
     has_failed: AtomicBool,
     /// Whether a failure was told.
@@ -238,6 +240,7 @@ impl Ballast {
             data_dir: config.ringlog.data_dir.clone(),
             reserve_bytes: config.ringlog.disk_reserve_bytes,
             needed_bytes: needed,
+            least_bytes: journals + (1 << 20),
             has_failed: AtomicBool::new(false),
             is_told: AtomicBool::new(false),
         }
@@ -307,7 +310,9 @@ impl Ballast {
 
     fn wanted_bytes(&self, volume: &Volume) -> u64 {
         let most = volume.total_bytes / BALLAST_PART_OF_DISK;
-        self.needed_bytes.min(self.reserve_bytes).min(most)
+        self.needed_bytes
+            .min(self.reserve_bytes)
+            .min(most.max(self.least_bytes))
     }
 
     /// What is to be kept free so that it can be made.

@@ -57,9 +57,11 @@ pub async fn run(shard: Rc<Shard>) {
             continue;
         };
         if let Err(error) = look(&shard, &store, &change).await {
-            log::error!("Looking at {change:?} in ZooKeeper: {error}");
             if matches!(error, EnsembleError::Unanswered(_)) {
+                log::warn!("Looking at {change:?} in ZooKeeper: {error}; it is tried again");
                 store.changes.borrow_mut().insert(change);
+            } else {
+                log::error!("Looking at {change:?} in ZooKeeper: {error}");
             }
         }
     }
