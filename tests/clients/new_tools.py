@@ -240,7 +240,7 @@ def offsets(sides):
     call("--topic", topic, "--partitions", "0", code=0)
     call("--topic", "no-such-topic")
 
-    file = sides.ringlog.home / "delete-records.json"
+    file = sides.ringlog.home / f"{topic}.json"
     file.write_text(json.dumps({"version": 1, "partitions": [{"topic": topic, "partition": 0, "offset": 3},
                                                              {"topic": topic, "partition": 1, "offset": -1}]}))
     sides.run("kafka-delete-records", "--offset-json-file", file, code=0)
