@@ -40,6 +40,8 @@ pub struct Partition {
     high_watermark: Cell<LogPosition>,
     leader_epoch: i32,
     turnstile: Turnstile,
+    /// Snapshots of the producers are written one after the other: each removes older ones.
+    pub(crate) snapshots: Turnstile,
     watchers: RefCell<Vec<Weak<Watcher>>>,
 }
 
@@ -117,6 +119,7 @@ impl Partition {
             high_watermark,
             leader_epoch: 0,
             turnstile: Turnstile::default(),
+            snapshots: Turnstile::default(),
             watchers: RefCell::default(),
         })
     }
