@@ -48,6 +48,7 @@ mod run;
 mod schedule;
 mod self_test;
 mod series;
+mod side;
 mod startup;
 mod statistics;
 mod sweep;
