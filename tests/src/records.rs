@@ -364,6 +364,7 @@ pub fn read(mut bytes: &[u8]) -> Contents {
             contents.partial = true;
             break;
         }
+        assert!(length > position::MAGIC, "an entry of {length} bytes");
         let (entry, rest) = bytes.split_at(length);
         let magic = entry[position::MAGIC];
         contents.magics.push(magic);
