@@ -323,7 +323,8 @@ impl Log {
         state.recovery_point < state.log_end_offset
             || state.segments.iter().enumerate().any(|(i, segment)| {
                 let is_index_due = i < last && segment.indexes.is_some();
-                segment.synced < segment.size || !segment.is_entry_durable || is_index_due
+                let is_data_due = segment.synced < segment.size || segment.has_new_length;
+                is_data_due || !segment.is_entry_durable || is_index_due
             })
     }
 
@@ -502,12 +503,10 @@ async fn create_segment_file(
     let path = segment_path(directory, key.1, SegmentFileKind::Log);
     let file = files.open(key, &path, OpenMode::CreateNew).await?;
     if config.preallocate {
+        // A matter of speed only. A full disk must not keep retention from rolling, and a name taken
+        // back here could come back in a crash, inside of what is appended meanwhile.
         let length = u64::from(config.segment_bytes);
-        if let Err(error) = files.io().allocate(&file, length).await {
-            files.forget(key);
-            directory::remove_file_if_there(files.io(), &path).await?;
-            return Err(LogError::io("allocate", &path, error));
-        }
+        let _ = files.io().allocate(&file, length).await;
     }
     Ok(file)
 }

@@ -169,9 +169,11 @@ impl Opener<'_> {
         };
         for (i, base_offset) in bases.iter().enumerate() {
             let (file, size) = self.open_file(*base_offset).await?;
-            // A roll cuts what was preallocated. That may be lost in a crash although everything in
-            // the segment had been synced before, and zeros would be read before the next segment.
-            let may_be_untrimmed = self.config.preallocate && !self.opening.clean;
+            // A roll cuts what was preallocated, and a flush syncs that. Of a roll exactly at the
+            // recovery point it may be lost in a crash although everything in the segment had been
+            // synced before, and zeros would be read before the next segment.
+            let may_be_untrimmed =
+                self.config.preallocate && !self.opening.clean && i + 1 == first_scanned;
             if i < first_scanned && !may_be_untrimmed {
                 self.segments.push(Segment::old(*base_offset, size));
                 continue;

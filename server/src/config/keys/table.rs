@@ -16,7 +16,6 @@ const KEEP: &str = "batches are stored as the producer compressed them";
 const METRICS: &str = "no reporter class is run and there is no JMX";
 const PARTLIM: &str = "DescribeTopicPartitions is not offered";
 const PERIP: &str = "max.connections.per.ip holds for every address";
-const PREALL: &str = "segments grow as they are written";
 const PURG: &str = "a waiting request is dropped as soon as it is answered";
 const QBYTES: &str = "queued.max.requests bounds the requests in flight";
 const QUORUM: &str = "no KRaft quorum runs here; this node coordinates itself";
@@ -171,7 +170,7 @@ pub static KEYS: &[Key] = table! {
     ["log.message.timestamp.before.max.ms", Long, Ms, Some("9223372036854775807"), AtLeast(0), Acts, "How far a record's timestamp may lie in the past."],
     ["log.message.timestamp.difference.max.ms", Long, Ms, Some("9223372036854775807"), AtLeast(0), AcceptedIgnored(TDIFF), "Old spelling of the two bounds before.max.ms and after.max.ms."],
     ["log.message.timestamp.type", String, Plain, Some("CreateTime"), OneOf(&["CreateTime", "LogAppendTime"]), Acts, "Whether a record carries its producer's time or the time of append."],
-    ["log.preallocate", Boolean, Plain, Some("false"), Any, AcceptedIgnored(PREALL), "Reserve a segment's full size when it is made."],
+    ["log.preallocate", Boolean, Plain, Some("false"), Any, Acts, "Reserve a segment's full size when it is made."],
     ["log.retention.bytes", Long, Bytes, Some("-1"), Any, Acts, "Size at which a partition's oldest segments are deleted; -1 means no bound."],
     ["log.retention.check.interval.ms", Long, Ms, Some("300000"), AtLeast(1), Acts, "Pause between looks for segments to delete."],
     ["log.retention.hours", Int, Hours, Some("168"), Any, Acts, "Age at which segments are deleted; log.retention.minutes and log.retention.ms go first."],
