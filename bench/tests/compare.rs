@@ -63,6 +63,34 @@ fn a_setting_that_cannot_be_made_ends_the_comparison() {
 }
 
 #[test]
+fn a_side_may_have_a_setting_of_its_own() {
+    let output = std::env::temp_dir().join(format!("ringlog-compare-own-{}", std::process::id()));
+    let side = format!("ringlog={}", ringlog());
+    let told = output.join("told").display().to_string();
+    let setup = format!("echo B >> {told}");
+    let directory = output.join("result").display().to_string();
+    std::fs::create_dir_all(&output).unwrap();
+    let mut words = vec!["--io", "epoll", "compare", &side, &side, "-o", &directory];
+    words.extend(SMALL.split(' '));
+    words.extend(["--measure", "p50", "--a-durability", "page-cache"]);
+    words.extend([
+        "--b-durability",
+        "durable",
+        "--b-arg=--io=poll",
+        "--b-setup",
+        &setup,
+    ]);
+    let (done, text) = bench(&words);
+    assert!(matches!(done.status.code(), Some(0 | 3 | 4)), "{text}");
+    assert_eq!(std::fs::read_to_string(&told).unwrap(), "B\n".repeat(6));
+    let readme = std::fs::read_to_string(output.join("result/README.md")).unwrap();
+    for part in [", page-cache (A)", "--io=poll, durable, after `echo B"] {
+        assert!(readme.contains(part), "no {part:?} in\n{readme}");
+    }
+    std::fs::remove_dir_all(&output).unwrap();
+}
+
+#[test]
 fn one_running_broker_can_be_both_sides_more_than_once() {
     let broker = Broker::start();
     let side = broker.bootstrap();
