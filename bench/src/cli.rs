@@ -1,5 +1,6 @@
 //! The command line: flags in human units, one struct for each subcommand.
 
+mod limits;
 mod load;
 pub(crate) mod preset;
 mod values;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use limits::{LimitsArgs, Part};
 pub(crate) use load::{LoadArgs, MaxArgs, ProduceArgs, Rate, RatedArgs, SweepArgs};
 use values::{bytes, count, duration, share};
 
@@ -74,6 +76,8 @@ pub(crate) enum Command {
     Startup(StartupArgs),
     /// The marks of the project, Ringlog and Apache Kafka interleaved, written to results/
     Marks(MarksArgs),
+    /// Partitions, restarts, connections and file handles: how far one Ringlog goes, written to results/
+    Limits(LimitsArgs),
     /// Two brokers in turns under one load: ratios with intervals, and a verdict
     #[command(after_help = COMPARE_EXIT_CODES)]
     Compare(CompareArgs),

@@ -2,15 +2,19 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `limits.rs` | file handles: none is left behind, and logs get theirs first |
 //! | `place.rs` | a directory with known records, and ways to hurt it |
 //! | `adopt.rs` | directories that another broker left |
+//! | `bad_directory.rs` | every kind of file, hurt in every way |
 //! | `cold.rs` | damage that a consumer or the scrub comes upon |
 //! | `full_disk.rs` | a full disk: what is refused and what goes on |
 //! | `fsck.rs` | `ringlog fsck`: every damage is named, repairs lose what they say |
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod bad_directory;
 mod cold;
 mod fsck;
 mod full_disk;
+mod limits;
 mod place;

@@ -8,7 +8,9 @@ use ringlog_engine::io::Io;
 use ringlog_engine::log::checkpoint::{
     self, LOG_START_OFFSET_FILE, OffsetEntry, RECOVERY_POINT_FILE,
 };
-use ringlog_engine::log::{LogError, Opening, directory};
+use ringlog_engine::log::{Opening, directory};
+
+use super::explain;
 
 /// What the files say.
 pub(super) struct Openings {
@@ -19,10 +21,9 @@ pub(super) struct Openings {
 
 impl Openings {
     pub(super) async fn read(io: &Io, log_directory: &Path) -> Result<Openings, String> {
-        let failed = |error: LogError| error.to_string();
         let read = async |file: &str| {
             let entries = checkpoint::read_offsets(io, &log_directory.join(file)).await;
-            let entries = entries.map_err(failed)?.into_iter();
+            let entries = entries.map_err(explain)?.into_iter();
             let by_partition = entries.map(|e| ((e.topic, e.partition), e.offset));
             Ok::<_, String>(by_partition.collect())
         };
@@ -31,7 +32,7 @@ impl Openings {
             log_starts: read(LOG_START_OFFSET_FILE).await?,
             clean: directory::take_clean_shutdown(io, log_directory)
                 .await
-                .map_err(failed)?,
+                .map_err(explain)?,
         })
     }
 
@@ -64,7 +65,7 @@ impl Openings {
             let entries: Vec<OffsetEntry> = kept.map(checkpoint_entry).collect();
             checkpoint::write_offsets(io, &log_directory.join(file), &entries)
                 .await
-                .map_err(|error| error.to_string())?;
+                .map_err(explain)?;
         }
         Ok(())
     }

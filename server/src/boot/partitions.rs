@@ -1,17 +1,17 @@
 //! A shard's partitions at its start: opened, recovered where that is needed, made where they are
 //! missing; and the producers of each, from its snapshots and its log.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
 use ringlog_engine::io::{File, OpenMode};
 use ringlog_engine::log::directory::{SegmentFileKind, SegmentFileName, segment_path};
 use ringlog_engine::log::{Log, SegmentFiles};
 
-use super::FoundPartition;
+use super::{FoundPartition, explain_in_line};
 use crate::group::driver;
 use crate::metadata::state::{GROUP_TOPIC, Topic};
 use crate::metadata::store;
@@ -25,30 +25,47 @@ const OPENED_AT_ONCE: usize = 64;
 /// Largest producer snapshot that is read.
 const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// A partition that is still to be opened.
+type Unopened = (Arc<Topic>, FoundPartition);
+/// Those of a shard.
+type Pending = BTreeMap<(String, i32), Unopened>;
+
 /// Begins to open the partitions of a shard, and takes each into service as soon as it is recovered;
-/// requests for the others wait. One that cannot be opened is told of and answers with errors.
+/// requests for the others wait, and what is asked for is opened first. One that cannot be opened is told
+/// of and answers with errors.
 pub fn open_partitions(shard: &Rc<Shard>, partitions: &BTreeMap<(String, i32), FoundPartition>) {
     let image = shard.image();
-    let mut openings = Vec::new();
+    let mut pending = Pending::new();
     for (key, found) in partitions {
         let topic = image.topic(&key.0);
         if let Some(topic) = topic.filter(|_| shard.owner(&key.0, key.1) == shard.id) {
-            openings.push((topic.clone(), key.1, found.clone()));
+            pending.insert(key.clone(), (topic.clone(), found.clone()));
         }
     }
-    let key = |(topic, index, _): &(Arc<Topic>, i32, FoundPartition)| (topic.name.clone(), *index);
-    shard.begin_opening(openings.iter().map(key));
-    let opener = shard.clone();
-    shard.io.spawn(async move {
-        let openings = stream::iter(openings);
-        let open_one = async |(topic, index, found): (Arc<Topic>, i32, FoundPartition)| {
-            if let Err(error) = open(&opener, &topic, index, &found).await {
-                log::error!("Partition {}-{index} is not served: {error}", topic.name);
+    shard.begin_opening(pending.keys().cloned());
+    let pending = Rc::new(RefCell::new(pending));
+    for _ in 0..OPENED_AT_ONCE.min(pending.borrow().len()) {
+        let (opener, pending) = (shard.clone(), pending.clone());
+        shard.io.spawn(async move {
+            while let Some((key, (topic, found))) = next(&opener, &pending) {
+                if let Err(error) = open(&opener, &topic, key.1, &found).await {
+                    log::error!("Partition {}-{} is not served: {error}", key.0, key.1);
+                }
+                opener.end_opening(&key);
             }
-            opener.end_opening(&(topic.name.clone(), index));
-        };
-        openings.for_each_concurrent(OPENED_AT_ONCE, open_one).await;
-    });
+        });
+    }
+}
+
+/// One that somebody waits for, else the first.
+fn next(shard: &Shard, pending: &RefCell<Pending>) -> Option<((String, i32), Unopened)> {
+    let mut pending = pending.borrow_mut();
+    while let Some(wanted) = shard.next_wanted() {
+        if let Some(found) = pending.remove_entry(&wanted) {
+            return Some(found);
+        }
+    }
+    pending.pop_first()
 }
 
 async fn open(
@@ -69,7 +86,7 @@ async fn open(
         &mut |_, _| {},
     )
     .await
-    .map_err(|error| error.to_string())?;
+    .map_err(explain_in_line)?;
     if let Some(cut) = &recovery.truncated {
         log::warn!(
             "{}-{index}: cut {} bytes of {} from byte {} on ({}); the log ends at offset {}",
@@ -83,12 +100,14 @@ async fn open(
     }
     // What was recovered from the page cache alone must not be lost by the next crash.
     if shard.journal().is_some() && !opening.clean {
-        log.rewrite_unsynced()
-            .await
-            .map_err(|error| error.to_string())?;
+        log.rewrite_unsynced().await.map_err(explain_in_line)?;
     }
-    log.flush().await.map_err(|error| error.to_string())?;
-    let producers = rebuild_producers(&shard.files, &log).await?;
+    log.flush().await.map_err(explain_in_line)?;
+    let producers = if opening.clean && log.log_end_offset() == 0 {
+        ProducerState::default()
+    } else {
+        rebuild_producers(&shard.files, &log).await?
+    };
     // Its settings may have been changed meanwhile.
     let topic = shard
         .image()
