@@ -369,6 +369,8 @@ fn a_log_that_lost_its_segments_does_not_start_empty() {
     let place = Place::new();
     std::fs::create_dir(place.partition()).unwrap();
     let directory = place.partition();
+    // An empty one would say that the partition is wanted anew.
+    std::fs::write(directory.join("leader-epoch-checkpoint"), "0\n0\n").unwrap();
     run(move |files| async move {
         let error = open(&files, &directory, unclean(10)).await.err().unwrap();
         assert!(error.to_string().contains("stable storage"), "{error}");
@@ -400,7 +402,7 @@ fn deletions_and_compactions_under_way_are_ended_as_kafka_does() {
     std::fs::write(directory.join(format!("{:020}.index.deleted", 3)), b"x").unwrap();
     std::fs::write(directory.join(format!("{third:020}.log.cleaned")), b"x").unwrap();
     std::fs::write(directory.join(format!("{third:020}.log.swap")), b"x").unwrap();
-    std::fs::write(directory.join(format!("{:020}.index", 1)), b"x").unwrap();
+    std::fs::write(directory.join(format!("{:020}.index", 1_000_000)), b"x").unwrap();
     std::fs::write(directory.join("notes.txt"), b"x").unwrap();
     run(move |files| async move {
         let (log, recovery) = open(&files, &directory, clean(end)).await.unwrap();
