@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::config::BrokerConfig;
 use crate::metadata::reconcile;
-use crate::metadata::state::{Image, Topic, new_topic_id};
+use crate::metadata::state::{Image, METADATA_TOPIC, Topic, new_topic_id};
 use crate::metadata::store::Places;
 use crate::metadata::znode::TopicNode;
 
@@ -248,6 +248,9 @@ async fn find_partitions(
             Some(PartitionDirectory {
                 suffix: Some(DELETE_DIRECTORY_SUFFIX),
                 ..
+            Some(of) if of.topic == METADATA_TOPIC => {
+                log::info!("Leaving {} alone: it is KRaft's", path.display());
+            }
             }) => {
                 directory::remove_directory_tree(io, &path)
                     .await

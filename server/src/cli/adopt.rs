@@ -4,24 +4,24 @@
 //! directory: it is made under another name, synced, and renamed when it is whole, so that a start that
 //! is cut short begins again. The original is only read, and locked meanwhile; it must not be in use.
 //! What is Kafka's own business stays behind: the metadata log of KRaft, and directories that were
-//! being deleted or moved. Topics get the partitions that are there, and settings by default.
+//! being deleted or moved. Topics get the partitions that are there; of their settings see
+//! `boot/adopted`.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use ringlog_engine::io::lock_file;
-use ringlog_engine::log::directory::{META_PROPERTIES_FILE, MetaProperties, PartitionDirectory};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use ringlog_engine::log::directory::{META_PROPERTIES_FILE, MetaProperties, PartitionDirectory};
 
 use super::holder::name_holder;
+use crate::metadata::state::METADATA_TOPIC;
 
-/// The metadata log of KRaft.
-const METADATA_TOPIC: &str = "__cluster_metadata";
 /// Behind the name of a copy that is not whole yet.
 const UNFINISHED: &str = ".adopting";
 

@@ -12,6 +12,8 @@ use crate::config::topic::{Overrides, TopicConfig};
 pub const GROUP_TOPIC: &str = "__consumer_offsets";
 /// The topic that keeps transactions.
 pub const TRANSACTION_TOPIC: &str = "__transaction_state";
+/// The metadata log of KRaft: a partition's directory, but no topic.
+pub const METADATA_TOPIC: &str = "__cluster_metadata";
 
 /// A topic. Its partitions are numbered from 0.
 #[derive(Clone, Debug, PartialEq)]
