@@ -39,6 +39,8 @@ pub struct FoundPartition {
     /// How its log is to be opened; `None` if it is to be made.
     pub opening: Option<Opening>,
 }
+    /// Whether compaction may have left gaps between its segments, whatever the settings are now.
+    pub has_gaps: bool,
 
 /// What ZooKeeper and the log directories hold.
 #[derive(Debug)]
@@ -67,6 +69,7 @@ struct OnDisk {
 }
 
 /// Looks through the log directories, makes new ones ready, replays the journals, and holds what is
+    has_gaps: bool,
 /// there against what ZooKeeper says.
 ///
 /// # Errors
@@ -80,6 +83,7 @@ pub async fn find(
     let mut cluster_id = None;
     let mut on_disk = Vec::new();
     for (place, log_directory) in config.log_dirs.iter().enumerate() {
+    let is_new_cluster = cluster.id.is_none();
         let mut found = find_partitions(io, log_directory).await?;
         identify(io, config, log_directory, &mut cluster_id, found.is_empty()).await?;
         bury(io, &cluster.deletions, &mut found).await?;
@@ -94,9 +98,10 @@ pub async fn find(
                 directory,
                 place,
             });
+                // Which topics of another cluster are compacted, only its ZooKeeper knows.
+                has_gaps: is_new_cluster || openings.was_compacted(&key),
         }
     }
-    let is_new_cluster = cluster.id.is_none();
     let cluster_id = match (&cluster.id, cluster_id) {
         (Some(id), Some(known)) if *id != known => {
             return Err(wrong_cluster(config, id, &known));
@@ -538,6 +543,7 @@ async fn assign(
         if found.id.is_none() {
             directory::write_partition_metadata(io, &found.directory, topic.id)
                 .await
+            has_gaps: found.has_gaps,
                 .map_err(|error| error.to_string())?;
         }
         if let Some(twin) = partitions.get(&found.key) {
@@ -568,8 +574,12 @@ async fn assign(
             let name = directory::partition_directory_name(&key.0, key.1);
             let directory = config.log_dirs[place].join(name);
             places.insert(key.clone(), place);
-            let opening = None;
-            partitions.insert(key, FoundPartition { directory, opening });
+            let made = FoundPartition {
+                directory,
+                opening: None,
+                has_gaps: false,
+            };
+            partitions.insert(key, made);
         }
     }
     Ok((places, partitions))

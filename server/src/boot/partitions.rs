@@ -60,7 +60,8 @@ async fn open(
     let Some(opening) = found.opening else {
         return store::open_new(shard, topic.clone(), index, &found.directory).await;
     };
-    let config = log_config(topic, index);
+    let mut config = log_config(topic, index);
+    config.is_compacted |= found.has_gaps;
     let (log, recovery) = Log::open(
         &shard.files,
         &found.directory,
@@ -88,6 +89,7 @@ async fn open(
             .map_err(|error| error.to_string())?;
     }
     log.flush().await.map_err(|error| error.to_string())?;
+    log.set_config(log_config(topic, index));
     let producers = rebuild_producers(&shard.files, &log).await?;
     // Its settings may have been changed meanwhile.
     let topic = shard
