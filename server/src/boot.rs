@@ -5,6 +5,7 @@
 //! them; then each shard opens its partitions ([`open_partitions`]), recovers those that need it and
 //! makes those that are missing.
 
+mod adopted;
 pub mod cluster;
 mod openings;
 mod partitions;
@@ -24,7 +25,6 @@ use crate::config::BrokerConfig;
 use crate::metadata::reconcile;
 use crate::metadata::state::{Image, METADATA_TOPIC, Topic, new_topic_id};
 use crate::metadata::store::Places;
-use crate::metadata::znode::TopicNode;
 
 use cluster::Cluster;
 use openings::Openings;
@@ -118,7 +118,7 @@ pub async fn find(
     let mut unenrolled = Vec::new();
     if is_new_cluster {
         let ids = ids_on_disk(&on_disk, random)?;
-        add_topics(&mut image, config, &on_disk, &ids, cluster)?;
+        adopted::add_topics(&mut image, config, &on_disk, &ids, cluster)?;
         unenrolled.extend(ids.into_keys());
     } else {
         unenrolled = add_known_topics(&mut image, config, cluster, &on_disk, random);
@@ -459,26 +459,6 @@ async fn replay(io: &Io, journal_directory: &Path, on_disk: &[OnDisk]) -> Result
             damage.position,
             damage.bytes
         );
-    }
-    Ok(())
-}
-
-/// A new cluster has the topics of the log directories.
-fn add_topics(
-    image: &mut Image,
-    config: &BrokerConfig,
-    on_disk: &[OnDisk],
-    ids: &BTreeMap<String, Uuid>,
-    cluster: &Cluster,
-) -> Result<(), String> {
-    for (name, id) in ids {
-        let of_topic = on_disk.iter().filter(|found| found.key.0 == *name);
-        let highest = of_topic.map(|found| found.key.1).max().unwrap_or(0);
-        let node = TopicNode::on_one_broker(*id, highest + 1, config.node_id).encode();
-        let settings = cluster.topic_configs.get(name);
-        let (topic, _) = reconcile::plan(config, image, name, &node, settings)
-            .map_err(|reason| format!("topic {name}: {reason}"))?;
-        image.insert(topic);
     }
     Ok(())
 }
