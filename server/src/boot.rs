@@ -7,6 +7,7 @@
 
 mod adopted;
 pub mod cluster;
+mod epochs;
 mod openings;
 mod partitions;
 
@@ -38,9 +39,9 @@ pub struct FoundPartition {
     pub directory: PathBuf,
     /// How its log is to be opened; `None` if it is to be made.
     pub opening: Option<Opening>,
-}
     /// Whether compaction may have left gaps between its segments, whatever the settings are now.
     pub has_gaps: bool,
+}
 
 /// What ZooKeeper and the log directories hold.
 #[derive(Debug)]
@@ -65,11 +66,13 @@ struct OnDisk {
     directory: PathBuf,
     place: usize,
     id: Option<Uuid>,
+    /// The newest of `leader-epoch-checkpoint`, which only Apache Kafka writes.
+    leader_epoch: i32,
     opening: Opening,
+    has_gaps: bool,
 }
 
 /// Looks through the log directories, makes new ones ready, replays the journals, and holds what is
-    has_gaps: bool,
 /// there against what ZooKeeper says.
 ///
 /// # Errors
@@ -80,10 +83,10 @@ pub async fn find(
     cluster: &Cluster,
     random: &mut fastrand::Rng,
 ) -> Result<Found, String> {
+    let is_new_cluster = cluster.id.is_none();
     let mut cluster_id = None;
     let mut on_disk = Vec::new();
     for (place, log_directory) in config.log_dirs.iter().enumerate() {
-    let is_new_cluster = cluster.id.is_none();
         let mut found = find_partitions(io, log_directory).await?;
         identify(io, config, log_directory, &mut cluster_id, found.is_empty()).await?;
         bury(io, &cluster.deletions, &mut found).await?;
@@ -93,13 +96,14 @@ pub async fn find(
             let id = directory::read_partition_metadata(io, &directory).await;
             on_disk.push(OnDisk {
                 id: id.map_err(|error| error.to_string())?,
+                leader_epoch: epochs::newest(io, &directory).await,
                 opening: openings.of(&key),
+                // Which topics of another cluster are compacted, only its ZooKeeper knows.
+                has_gaps: is_new_cluster || openings.was_compacted(&key),
                 key,
                 directory,
                 place,
             });
-                // Which topics of another cluster are compacted, only its ZooKeeper knows.
-                has_gaps: is_new_cluster || openings.was_compacted(&key),
         }
     }
     let cluster_id = match (&cluster.id, cluster_id) {
@@ -123,6 +127,7 @@ pub async fn find(
     } else {
         unenrolled = add_known_topics(&mut image, config, cluster, &on_disk, random);
     }
+    image.set_leader_epochs(epochs::of(&image, &on_disk));
     let (places, partitions) = assign(io, config, &image, on_disk).await?;
     Ok(Found {
         cluster_id,
@@ -243,6 +248,9 @@ async fn find_partitions(
             continue;
         }
         match PartitionDirectory::parse(&entry.name) {
+            Some(of) if of.topic == METADATA_TOPIC => {
+                log::info!("Leaving {} alone: it is KRaft's", path.display());
+            }
             Some(PartitionDirectory {
                 topic,
                 partition,
@@ -253,9 +261,6 @@ async fn find_partitions(
             Some(PartitionDirectory {
                 suffix: Some(DELETE_DIRECTORY_SUFFIX),
                 ..
-            Some(of) if of.topic == METADATA_TOPIC => {
-                log::info!("Leaving {} alone: it is KRaft's", path.display());
-            }
             }) => {
                 directory::remove_directory_tree(io, &path)
                     .await
@@ -523,7 +528,6 @@ async fn assign(
         if found.id.is_none() {
             directory::write_partition_metadata(io, &found.directory, topic.id)
                 .await
-            has_gaps: found.has_gaps,
                 .map_err(|error| error.to_string())?;
         }
         if let Some(twin) = partitions.get(&found.key) {
@@ -539,6 +543,7 @@ async fn assign(
         let partition = FoundPartition {
             directory: found.directory,
             opening: Some(found.opening),
+            has_gaps: found.has_gaps,
         };
         partitions.insert(found.key, partition);
     }

@@ -97,7 +97,8 @@ async fn open(
         .topic(&topic.name)
         .cloned()
         .unwrap_or(topic.clone());
-    let partition = Partition::new(topic.clone(), index, log, producers);
+    let epoch = shard.image().leader_epoch(topic.id, index);
+    let partition = Partition::new(topic.clone(), index, epoch, log, producers);
     tell_damage(&partition);
     shard.add_partition(partition.clone());
     if topic.name == GROUP_TOPIC {
