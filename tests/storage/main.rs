@@ -6,6 +6,7 @@
 //! | `adopt.rs` | directories that another broker left |
 //! | `cold.rs` | damage that a consumer or the scrub comes upon |
 //! | `full_disk.rs` | a full disk: what is refused and what goes on |
+//! | `golden.rs` | directories of releases, which later ones must open |
 //! | `fsck.rs` | `ringlog fsck`: every damage is named, repairs lose what they say |
 #![forbid(unsafe_code)]
 
@@ -13,4 +14,5 @@ mod adopt;
 mod cold;
 mod fsck;
 mod full_disk;
+mod golden;
 mod place;
