@@ -225,6 +225,8 @@ async fn append_durably(
 pub async fn load(shard: &Rc<Shard>, partition: &Rc<Partition>) {
     let groups = &shard.groups;
     let now_ms = groups.now_ms(shard);
+    let count = partition.topic().partitions;
+    groups.coordinator.borrow_mut().set_partition_count(count);
     let actions = groups
         .coordinator
         .borrow_mut()
