@@ -13,7 +13,8 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::{
-    BrokerId, DescribeConfigsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    BrokerId, DescribeConfigsRequest, GroupId, MetadataRequest, OffsetFetchRequest,
+    OffsetForLeaderEpochRequest,
 };
 use ringlog_tests::broker::{Broker, Directory, Options, binary, refused_start, serve, wait_for};
 use ringlog_tests::call::{Fetch, fetch_all, produce_values, text, topic_id, topic_name};
@@ -173,6 +174,14 @@ fn nothing_of_an_adopted_topic_is_deleted_by_default() {
         assert_eq!(setting("led", "cleanup.policy"), "delete");
         assert_eq!(setting("__consumer_offsets", "cleanup.policy"), "compact");
         assert_eq!(setting("__consumer_offsets", "segment.bytes"), "104857600");
+        // It has one partition, a new one would have 50.
+        for group in ["a", "b", "c", "d"] {
+            let request = OffsetFetchRequest::default()
+                .with_group_id(GroupId(text(group)))
+                .with_topics(None);
+            let answer = client.call(7, &request);
+            assert_eq!(answer.error_code, 0, "coordinator of {group}");
+        }
     }
 }
 

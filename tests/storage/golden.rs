@@ -57,7 +57,7 @@ fn check(broker: &Broker, contents: &Value) {
         }
     }
     let groups = contents["groups"].as_object().expect("groups");
-    assert!(records > 500 && groups.len() > 1, "{records}, {groups:?}");
+    assert!(records > 300 && groups.len() > 1, "{records}, {groups:?}");
     for (group, expected) in groups {
         assert_eq!(&committed(&mut client, group), expected, "{group}");
     }
