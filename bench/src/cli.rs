@@ -1,5 +1,6 @@
 //! The command line: flags in human units, one struct for each subcommand.
 
+mod limits;
 mod load;
 pub(crate) mod preset;
 mod values;
@@ -9,15 +10,17 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use limits::{LimitsArgs, Part};
 pub(crate) use load::{LoadArgs, MaxArgs, ProduceArgs, Rate, RatedArgs, SweepArgs};
 use values::{bytes, count, duration, share};
 
-use crate::compare::{Measure, Side};
+use crate::compare::Measure;
 use crate::failure::Failure;
 use crate::fetch::FETCH_BYTES_LIMIT;
 use crate::folder::OutputArgs;
 use crate::live::{CatchUp, Readers};
 use crate::phase::Limit;
+use crate::side::{Settings, Side};
 use crate::target::{Durability, Kind, SpawnArgs};
 use crate::tutorial::Driver;
 use crate::workload::Workload;
@@ -73,6 +76,8 @@ pub(crate) enum Command {
     Startup(StartupArgs),
     /// The marks of the project, Ringlog and Apache Kafka interleaved, written to results/
     Marks(MarksArgs),
+    /// Partitions, restarts, connections and file handles: how far one Ringlog goes, written to results/
+    Limits(LimitsArgs),
     /// Two brokers in turns under one load: ratios with intervals, and a verdict
     #[command(after_help = COMPARE_EXIT_CODES)]
     Compare(CompareArgs),
@@ -363,9 +368,49 @@ pub(crate) struct CompareArgs {
     /// What the exit code goes by
     #[arg(long, value_enum, default_value = "cpu")]
     pub(crate) measure: Measure,
+    /// A shell command before each run of A: a setting of the machine, say
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) a_setup: Option<String>,
+    /// The same before each run of B
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) b_setup: Option<String>,
+    /// One more argument of broker A only; may be repeated
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) a_arg: Vec<String>,
+    /// The same of broker B
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) b_arg: Vec<String>,
+    /// What acks=all is to mean in broker A, if not --durability
+    #[arg(long, value_enum)]
+    pub(crate) a_durability: Option<Durability>,
+    /// The same in broker B
+    #[arg(long, value_enum)]
+    pub(crate) b_durability: Option<Durability>,
     /// The load.
     #[command(flatten)]
     pub(crate) load: ProduceArgs,
+}
+
+impl CompareArgs {
+    /// The broker of side 'A' or 'B', and what it has of its own.
+    pub(crate) fn side(&self, side: char) -> (&Side, Settings) {
+        let (broker, setup, arguments, durability) = match side {
+            'A' => (&self.a, &self.a_setup, &self.a_arg, self.a_durability),
+            _ => (&self.b, &self.b_setup, &self.b_arg, self.b_durability),
+        };
+        let settings = Settings {
+            setup: setup.clone(),
+            arguments: arguments.clone(),
+            durability,
+        };
+        (broker, settings)
+    }
+
+    /// A side as tables name it.
+    pub(crate) fn named(&self, side: char) -> String {
+        let (broker, settings) = self.side(side);
+        settings.named(broker)
+    }
 }
 
 /// `self-test`.

@@ -1,12 +1,9 @@
 //! Two brokers under the same load in one run, in turns (A B, B A, ..): what differs, and how surely.
 //!
-//! A side is `ringlog`, `ringlog=FILE` (another build), `kafka`, `kafka=VERSION`, or `HOST:PORT` and
-//! `HOST:PORT@PID` (one that runs). Started brokers are fresh in every run, so that none is judged on
-//! what the other left behind. One measure decides the exit code; the others are told with it, and
+//! Started brokers are fresh in every run, so that none is judged on what the other left behind. Each side
+//! may have arguments, a promise and a shell command of its own, which is how a setting of the machine is
+//! tried: the same broker twice, and the setting before each of its runs. One measure decides the exit code; the others are told with it, and
 //! deciding on the best of several would find differences that are not there.
-
-use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::Serialize;
 
@@ -16,58 +13,11 @@ use crate::failure::Failure;
 use crate::phase::Limit;
 use crate::report::{Document, Effect, Measurement, Spread, Summary, fields, say};
 use crate::run::{self, Broker};
-use crate::startup;
+use crate::side::Side;
 use crate::statistics::{PAIRS_MIN, Ratio, Verdict};
 use crate::table::{Cell, Table};
-use crate::target::{Durability, Kind, SpawnArgs, Target};
 use crate::transport::Transport;
 use crate::workload::Workload;
-
-/// One side.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// Our binary, or another build of it.
-    Ringlog(Option<PathBuf>),
-    /// Apache Kafka, of a version.
-    Kafka(Option<String>),
-    /// One that runs, and its process.
-    Running(String, Option<u32>),
-}
-
-impl FromStr for Side {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (text, None),
-        };
-        match (name, value) {
-            ("ringlog", binary) => Ok(Self::Ringlog(binary.map(PathBuf::from))),
-            ("kafka", version) => Ok(Self::Kafka(version.map(str::to_owned))),
-            (address, None) if address.contains(':') => match address.split_once('@') {
-                None => Ok(Self::Running(address.to_owned(), None)),
-                Some((address, pid)) => match pid.parse() {
-                    Ok(pid) => Ok(Self::Running(address.to_owned(), Some(pid))),
-                    Err(_) => Err(format!("{pid:?} is no process id")),
-                },
-            },
-            _ => Err("a side is ringlog[=FILE], kafka[=VERSION] or HOST:PORT[@PID]".to_owned()),
-        }
-    }
-}
-
-impl std::fmt::Display for Side {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Ringlog(None) => out.write_str("ringlog"),
-            Self::Ringlog(Some(binary)) => write!(out, "ringlog={}", binary.display()),
-            Self::Kafka(None) => out.write_str("kafka"),
-            Self::Kafka(Some(version)) => write!(out, "kafka={version}"),
-            Self::Running(address, _) => out.write_str(address),
-        }
-    }
-}
 
 /// What the exit code goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
@@ -247,8 +197,8 @@ pub(crate) async fn compare<T: Transport>(args: &CompareArgs) -> Result<(), Fail
     let reasons: Vec<_> = runs.iter().flat_map(|run| run.reasons.clone()).collect();
     let body = Comparison {
         io: T::NAME,
-        a: args.a.to_string(),
-        b: args.b.to_string(),
+        a: args.named('A'),
+        b: args.named('B'),
         pairs: args.pairs,
         brokers: brokers(&args.a, &args.b),
         margin: args.margin,
@@ -313,9 +263,12 @@ async fn run_all<T: Transport>(
             ['B', 'A']
         };
         for side in order {
-            let spec = if side == 'A' { &args.a } else { &args.b };
+            let (spec, settings) = args.side(side);
             let on = &args.load.target;
-            let target = start::<T>(spec, on.durability, &on.spawn_args).await?;
+            settings.prepare()?;
+            let spawn_args = settings.spawn_args(&on.spawn_args);
+            let durability = settings.durability.unwrap_or(on.durability);
+            let target = spec.start::<T>(durability, &spawn_args).await?;
             let broker = Broker {
                 address: target.address,
                 pid: target.pid,
@@ -344,31 +297,6 @@ async fn run_all<T: Transport>(
         }
     }
     Ok(())
-}
-
-/// A broker that answers.
-pub(crate) async fn start<T: Transport>(
-    side: &Side,
-    durability: Durability,
-    spawn_args: &SpawnArgs,
-) -> Result<Target, Failure> {
-    let mut spawn_args = spawn_args.clone();
-    let kind = match side {
-        Side::Running(address, pid) => return Target::foreign(address, *pid),
-        Side::Ringlog(binary) => {
-            spawn_args.ringlog = binary.clone().or(spawn_args.ringlog);
-            Kind::Ringlog
-        }
-        Side::Kafka(version) => {
-            if let Some(version) = version {
-                spawn_args.kafka_version.clone_from(version);
-            }
-            Kind::Kafka
-        }
-    };
-    let target = Target::spawn(kind, durability, &spawn_args).await?;
-    startup::first_answer::<T>(&target).await?;
-    Ok(target)
 }
 
 fn rows(runs: &[Run], args: &CompareArgs) -> Vec<Row> {
@@ -459,29 +387,4 @@ fn readme(environment: &Environment, body: &Comparison, reasons: &[String]) -> S
         lines.extend(first.map(|run| format!("- {side}: `{}`", run.command)));
     }
     lines.join("\n") + "\n"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sides_are_read() {
-        let side = |text: &str| text.parse::<Side>();
-        assert_eq!(side("ringlog"), Ok(Side::Ringlog(None)));
-        let build = PathBuf::from("/tmp/x/ringlog");
-        assert_eq!(
-            side("ringlog=/tmp/x/ringlog"),
-            Ok(Side::Ringlog(Some(build)))
-        );
-        assert_eq!(
-            side("kafka=4.1.0"),
-            Ok(Side::Kafka(Some("4.1.0".to_owned())))
-        );
-        let running = |pid| Ok(Side::Running("127.0.0.1:9092".to_owned(), pid));
-        assert_eq!(side("127.0.0.1:9092"), running(None));
-        assert_eq!(side("127.0.0.1:9092@17"), running(Some(17)));
-        assert!(side("127.0.0.1:9092@x").is_err());
-        assert!(side("redpanda").is_err());
-    }
 }

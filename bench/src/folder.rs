@@ -1,4 +1,5 @@
-//! The folder of a result: `result.json`, `latency.hlog`, `env.json`, `report.html`, `README.md`.
+//! The folder of a result: `result.json`, `latency.hlog`, `env.json`, `report.html`, `README.md`, and where
+//! there are lines over many sizes a `picture.svg` of the first of them.
 //!
 //! It is claimed before the run, so that no run is lost to a folder that cannot be written; it appears
 //! as a whole when the run is over; and what is not ours is never replaced.
@@ -187,6 +188,9 @@ impl Document {
         }
         if let Some(log) = latency_log(&self)? {
             files.push(("latency.hlog", log));
+        }
+        if let Some(picture) = self.charts.first().and_then(html::picture) {
+            files.push(("picture.svg", picture.into_bytes()));
         }
         files.push(("result.json", json(&self)?));
         files.push((

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `callgrind` | counts instructions, allocations, copies: they repeat, so that per cents can be judged |
 //! | `broker` | the same for a whole broker, and its CPU time, which only a multiple can judge |
+//! | `kernel` | what a broker on io_uring asks of the kernel per request: entries, calls, syncs |
 //! | `baseline` | the file, the comparison, the verdicts |
 //! | `study` | how often the verdicts are wrong: runs of the same, and with planted slow-downs |
 //!
@@ -14,6 +15,7 @@
 mod baseline;
 mod broker;
 mod callgrind;
+mod kernel;
 mod study;
 
 use std::path::{Path, PathBuf};
@@ -63,7 +65,12 @@ fn gone(args: &GateArgs, baseline: &Baseline, measured: &Baseline) -> Vec<String
     let is_there = |name: &str| measured.entries.iter().any(|now| now.name == name);
     let names = baseline.entries.iter().map(|old| &old.name);
     let gone = names.filter(|name| is_due(name) && !is_there(name));
-    gone.cloned().collect()
+    let is_kept = |name: &str| measured.counters.iter().any(|now| now.name == name);
+    let counters = baseline.counters.iter().map(|old| &old.name);
+    // Without io_uring there are none, which was told.
+    let are_counted = !measured.counters.is_empty();
+    let lost = counters.filter(|name| are_counted && is_wanted(args, name) && !is_kept(name));
+    gone.chain(lost).cloned().collect()
 }
 
 /// All that `args` asks for.
@@ -95,6 +102,7 @@ async fn measure<T: Transport>(
         say("SKIP counting instructions: valgrind is not installed (apt-get install valgrind)");
     }
     if !args.no_broker {
+        measured.counters = kernel::count::<T>(args).await?;
         measured.costs = broker::costs::<T>(args).await?;
     }
     Ok(measured)
@@ -109,6 +117,7 @@ fn update(args: &GateArgs, measured: Baseline) -> Result<(), Failure> {
                 tell(&line);
             }
             baseline.entries.retain(|old| !gone.contains(&old.name));
+            baseline.counters.retain(|old| !gone.contains(&old.name));
             baseline.accept(measured);
             baseline
         }

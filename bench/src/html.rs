@@ -3,6 +3,7 @@
 //! It needs no network and no scripts: the drawings are SVG made here, and the script in it only shows
 //! values under a pointer and hides lines. The results themselves are embedded, whole.
 
+mod chart;
 mod costs;
 mod curves;
 mod figure;
@@ -15,6 +16,7 @@ mod timeline;
 use hdrhistogram::Histogram;
 
 use crate::report::{Document, Latency, Measurement};
+pub(crate) use chart::picture;
 use figure::Figure;
 use percentiles::Line;
 use svg::escape;
@@ -82,6 +84,7 @@ fn overview(documents: &[Document]) -> String {
     let mut figures: Vec<Figure> = Vec::new();
     for document in documents {
         figures.extend(curves::effects(&document.effects));
+        figures.extend(document.charts.iter().filter_map(chart::figure));
         figures.extend(document.sweeps.iter().filter_map(curves::sweep));
     }
     if all.len() < 2 {

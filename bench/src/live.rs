@@ -306,17 +306,18 @@ pub(crate) async fn live<T: Transport>(
     let progress = Progress::begin("run");
     let phase = tokio::select! {
         biased;
-        phase = producers.phase(limit) => phase,
-        () = failure_of(&groups) => {
-            groups.iter().for_each(|group| group.stop());
-            end_reading(readings).await?;
-            return Err(Failure::Target("a group ended before the load".to_owned()));
-        }
+        phase = producers.phase(limit) => Some(phase),
+        () = failure_of(&groups) => None,
     };
     let counted = match phase {
-        Ok(counted) => counted,
-        Err(failure) => {
+        Some(Ok(counted)) => counted,
+        failed => {
             groups.iter().for_each(|group| group.stop());
+            let ended = || Failure::Target("a group ended before the load".to_owned());
+            let failure = match failed {
+                Some(Err(failure)) => failure,
+                _ => end_reading(readings).await.err().unwrap_or_else(ended),
+            };
             let measured = (meter, bytes_before);
             return Err(run::partial(&mut producers, workload, measured, failure));
         }

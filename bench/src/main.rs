@@ -34,6 +34,7 @@ mod group;
 mod hdr;
 mod html;
 mod import;
+mod limits;
 mod live;
 mod marks;
 mod patch;
@@ -48,6 +49,7 @@ mod run;
 mod schedule;
 mod self_test;
 mod series;
+mod side;
 mod startup;
 mod statistics;
 mod sweep;
@@ -137,6 +139,10 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
         Command::Marks(args) => {
             pin(args.spawn_args.no_pin)?;
             marks::marks::<T>(&args).await
+        }
+        Command::Limits(args) => {
+            pin(args.spawn_args.no_pin)?;
+            limits::limits::<T>(&args).await
         }
         Command::Compare(args) => {
             pin(args.load.target.spawn_args.no_pin)?;

@@ -52,8 +52,8 @@ pub(crate) struct Producers<T: Transport> {
     bytes: Rc<Cell<u64>>,
     /// What stamps count from.
     epoch: Instant,
-    /// What was counted by a phase that failed.
-    partial: Option<Counted>,
+    /// The phase under way, or that failed or was given up.
+    running: Option<Rc<Phase>>,
 }
 
 struct Producer<C> {
@@ -133,7 +133,7 @@ impl<T: Transport> Producers<T> {
             phases: 0,
             bytes: Rc::default(),
             epoch: Instant::now(),
-            partial: None,
+            running: None,
         })
     }
 
@@ -142,6 +142,7 @@ impl<T: Transport> Producers<T> {
         self.phases += 1;
         let phase = Phase::begin(limit);
         progress::follow(&phase);
+        self.running = Some(Rc::clone(&phase));
         let mut tasks = Vec::new();
         for mut producer in self.producers.drain(..) {
             let shared = Shared {
@@ -164,16 +165,9 @@ impl<T: Transport> Producers<T> {
                 result.map(|()| producer)
             }));
         }
-        match phase.join(tasks).await {
-            Ok(producers) => {
-                self.producers = producers;
-                Ok(phase.counted())
-            }
-            Err(failure) => {
-                self.partial = Some(phase.counted());
-                Err(failure)
-            }
-        }
+        self.producers = phase.join(tasks).await?;
+        self.running = None;
+        Ok(phase.counted())
     }
 
     /// Bytes of all batches that were sent so far.
@@ -187,9 +181,11 @@ impl<T: Transport> Producers<T> {
         first.map_or(0, |producer| producer.batch_bytes)
     }
 
-    /// What was counted by the phase that failed, once.
+    /// What was counted by the phase that failed, or was given up, once.
     pub(crate) fn take_partial(&mut self) -> Option<Counted> {
-        self.partial.take()
+        let phase = self.running.take()?;
+        phase.stop();
+        Some(phase.counted())
     }
 
     /// What stamps count from.

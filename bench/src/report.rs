@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::environment::Environment;
-use crate::table::{Sweep, Table};
+use crate::table::{Chart, Sweep, Table};
 
 pub(crate) use summary::{Latency, Summary};
 
@@ -65,6 +65,9 @@ pub(crate) struct Document {
     /// What a person reads first.
     #[serde(default)]
     pub(crate) tables: Vec<Table>,
+    /// Lines over many sizes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) charts: Vec<Chart>,
     /// Curves over a dial.
     #[serde(default)]
     pub(crate) sweeps: Vec<Sweep>,
@@ -202,6 +205,7 @@ impl Document {
             environment: None,
             measurements,
             tables: Vec::new(),
+            charts: Vec::new(),
             sweeps: Vec::new(),
             effects: Vec::new(),
             readme: None,
@@ -237,6 +241,12 @@ impl Document {
     /// With curves.
     pub(crate) fn with_sweeps(mut self, sweeps: Vec<Sweep>) -> Self {
         self.sweeps = sweeps;
+        self
+    }
+
+    /// With lines over many sizes; the first of them becomes the result's picture.
+    pub(crate) fn with_charts(mut self, charts: Vec<Chart>) -> Self {
+        self.charts = charts;
         self
     }
 

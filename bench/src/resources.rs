@@ -23,6 +23,7 @@ use calls::CallCounter;
 pub(crate) use calls::{PERF, request_system_calls};
 use device::Device;
 pub(crate) use device::{DeviceUsage, block_device};
+pub(crate) use metrics::Page;
 use sampler::Sampler;
 
 /// Something that may not be countable here.

@@ -118,11 +118,35 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// A point that failed in the middle is kept, and marked as such.
+    fn keep_partial(&mut self, rate: f64, role: &'static str, failure: Failure) -> Failure {
+        let (failure, partial) = failure.into_parts();
+        if let Some(summary) = partial {
+            let point = Point {
+                rate,
+                role,
+                within: None,
+                reasons: vec![format!("PARTIAL: {failure}")],
+                summary,
+            };
+            say(&format!(
+                "PARTIAL, before the run failed:\n{}",
+                point.line()
+            ));
+            self.body.points.push(point);
+        }
+        failure
+    }
+
     fn limit(&self, rate: f64) -> Result<Limit, Failure> {
         Ok(self.args.pace.limit(&self.args.workload(rate)?))
     }
 
-    async fn attempt<T: Transport>(&self, rate: f64, role: &'static str) -> Result<Point, Failure> {
+    async fn attempt<T: Transport>(
+        &mut self,
+        rate: f64,
+        role: &'static str,
+    ) -> Result<Point, Failure> {
         let mut workload = self.args.workload(rate)?;
         let (process, number) = (std::process::id(), self.body.points.len());
         workload.topic = format!("{}-{process}-{number}", workload.topic);
@@ -139,8 +163,9 @@ impl<'a> Scene<'a> {
             return Err(Failure::Usage(what));
         }
         let progress = Progress::begin("point");
-        let run = run::produce::<T>(broker, &workload, self.args.pace.warm_up, limit).await?;
+        let run = run::produce::<T>(broker, &workload, self.args.pace.warm_up, limit).await;
         drop(progress);
+        let run = run.map_err(|failure| self.keep_partial(rate, role, failure))?;
         // Its log is not needed any more; a long search would fill the disk.
         client.delete_topic(topic).await?;
         let objective = self.body.objective;

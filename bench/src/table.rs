@@ -220,6 +220,28 @@ impl Point {
     }
 }
 
+/// Lines over numbers of many sizes: both axes are logarithmic.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Chart {
+    /// Its heading.
+    pub(crate) title: String,
+    /// What goes to the right.
+    pub(crate) x: String,
+    /// What goes up, unit included.
+    pub(crate) y: String,
+    /// In the order of the legend.
+    pub(crate) lines: Vec<Line>,
+}
+
+/// A line of a [`Chart`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Line {
+    /// As the legend has it.
+    pub(crate) name: String,
+    /// In the order of x.
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -306,7 +306,7 @@ fn pin(side: Side) -> Result<(), Failure> {
 }
 
 /// Starts a process on the broker's CPU: it inherits what this thread has for the moment.
-fn on_brokers_cpu<R>(
+pub(crate) fn on_brokers_cpu<R>(
     args: &SpawnArgs,
     start: impl FnOnce() -> Result<R, Failure>,
 ) -> Result<R, Failure> {
@@ -381,7 +381,8 @@ pub(crate) async fn pause() {
     tokio::task::yield_now().await;
 }
 
-fn parse_port_file(text: &str) -> Option<SocketAddr> {
+/// The address of the first listener in a port file.
+pub(crate) fn parse_port_file(text: &str) -> Option<SocketAddr> {
     let line = text.lines().next()?;
     let address = line.rsplit_once("//").map_or(line, |(_, address)| address);
     match address.parse::<u16>() {

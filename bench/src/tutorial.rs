@@ -16,7 +16,6 @@ use serde::Serialize;
 
 use crate::cli::TutorialArgs;
 use crate::client::Client;
-use crate::compare::{self, Side};
 use crate::consume::{self, Clock, Group, Plan};
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -29,6 +28,7 @@ use crate::records::{Keys, Values};
 use crate::report::{Document, Latency, Summary, say};
 use crate::resources::{Meter, Resources};
 use crate::run::Broker;
+use crate::side::Side;
 use crate::transport::Transport;
 use crate::verify::Content;
 use crate::workload::Workload;
@@ -194,12 +194,13 @@ pub(crate) async fn tutorial<T: Transport>(args: &TutorialArgs) -> Result<(), Fa
     if let Some(folder) = &folder {
         let text = rows::readme(&environment, &body, &failed);
         let (measurements, curves, table) = (body.measurements(), body.curves(), body.table());
+        let charts = body.charts();
         let document = match &failed[..] {
             [] => Document::new("tutorial", environment, Vec::new(), body),
             failed => Document::failed("tutorial", environment, failed.join("; "), body),
         };
         let document = document.with_measurements(measurements).with_sweeps(curves);
-        let document = document.with_tables(vec![table]);
+        let document = document.with_tables(vec![table]).with_charts(charts);
         document.with_readme(text).write(folder)?;
     }
     if failed.is_empty() {
@@ -241,7 +242,7 @@ async fn row<T: Transport>(
         failed: None,
         measured: None,
     };
-    let started = compare::start::<T>(target, args.durability, &args.spawn_args).await;
+    let started = target.start::<T>(args.durability, &args.spawn_args).await;
     let started = match started {
         Ok(started) => started,
         Err(failure) => {

@@ -77,13 +77,18 @@ fn assert_partial(folder: &std::path::Path, part: &str) {
 
 #[test]
 fn a_broker_that_dies_leaves_a_partial_result() {
-    for command in ["produce", "run --groups 2"] {
+    for command in ["produce", "run --groups 2", "sweep --rate 2k"] {
         let mut broker = Broker::start();
         let folder = broker.directory.join("result");
         let (bootstrap, output) = (broker.bootstrap(), folder.display());
         let load = format!("{command} --bootstrap {bootstrap} {LOAD} -o {output}");
         let load = start_bench(&load);
-        broker.wait_for_log("bench", 20_000);
+        // A point of a sweep has a topic of its own.
+        let topic = match command.starts_with("sweep") {
+            true => format!("bench-{}-0", load.id()),
+            false => "bench".to_owned(),
+        };
+        broker.wait_for_log(&topic, 20_000);
         broker.kill();
         let done = end(load);
         assert_eq!(done.code, Some(1), "{}", done.text);

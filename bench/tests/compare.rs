@@ -3,83 +3,80 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::fs;
 
-fn bench(words: &[&str]) -> (Output, String) {
-    let program = env!("CARGO_BIN_EXE_ringlog-bench");
-    let output = Command::new(program)
-        .args(words)
-        .output()
-        .expect("the generator was built");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    (output, text)
+use support::{Broker, Directory, bench, bench_in, ringlog};
+
+const SMALL: &str = "--pairs 6 --messages 300 --record-bytes 100 --batch-bytes 1 --warm-up 0s --no-pin \
+                     --measure p50";
+/// Same or faster, slower, cannot tell: which of them it is, is the machine's business.
+const VERDICTS: [Option<i32>; 3] = [Some(0), Some(3), Some(4)];
+
+/// Our broker, as a side.
+fn side() -> String {
+    format!("ringlog={}", ringlog().display())
 }
-
-/// The broker of `.ci/run`, or the one beside the generator.
-fn ringlog() -> String {
-    let beside = Path::new(env!("CARGO_BIN_EXE_ringlog-bench")).with_file_name("ringlog");
-    let named = std::env::var_os("RINGLOG_TEST_BINARY").map(PathBuf::from);
-    let binary = named.unwrap_or(beside);
-    assert!(
-        binary.exists(),
-        "no {}: cargo build -p ringlog",
-        binary.display()
-    );
-    binary.display().to_string()
-}
-
-const SMALL: &str =
-    "--pairs 6 --messages 300 --record-bytes 100 --batch-bytes 1 --warm-up 0s --no-pin";
 
 #[test]
 fn two_brokers_are_loaded_in_turns_and_the_verdict_is_the_exit_code() {
-    let output = std::env::temp_dir().join(format!("ringlog-compare-{}", std::process::id()));
-    let side = format!("ringlog={}", ringlog());
-    let directory = output.display().to_string();
-    let mut words = vec!["--io", "epoll", "compare", &side, &side, "-o", &directory];
-    words.extend(SMALL.split(' '));
-    words.extend(["--measure", "p50", "--durability", "page-cache"]);
-    let (done, text) = bench(&words);
-    // Which of the verdicts it is, is the machine's business.
-    assert!(matches!(done.status.code(), Some(0 | 3 | 4)), "{text}");
-    for side in ["A 1/6", "B 1/6", "B 2/6", "A 2/6", "A 6/6"] {
-        assert!(text.contains(side), "no {side} in\n{text}");
-    }
-    let place = |side: &str| text.find(side).unwrap();
-    assert!(place("B 2/6") < place("A 2/6"), "not in turns:\n{text}");
-    let json = std::fs::read_to_string(output.join("result.json")).unwrap();
+    let directory = Directory::new();
+    let (side, folder) = (side(), directory.join("result"));
+    let words = format!("compare {side} {side} {SMALL} --durability page-cache");
+    let done = bench(&format!("{words} -o {}", folder.display()));
+    assert!(VERDICTS.contains(&done.code), "{}", done.text);
+    done.says(&["A 1/6", "B 1/6", "B 2/6", "A 2/6", "A 6/6"]);
+    let place = |side: &str| done.text.find(side).unwrap();
+    assert!(place("B 2/6") < place("A 2/6"), "no turns: {}", done.text);
+    let json = fs::read_to_string(folder.join("result.json")).unwrap();
     assert!(json.contains("\"b_to_a\"") && json.contains("\"verified_records\": 300"));
-    let readme = std::fs::read_to_string(output.join("README.md")).unwrap();
+    let readme = fs::read_to_string(folder.join("README.md")).unwrap();
     assert!(readme.contains("latency p50, us (decides)"), "{readme}");
-    std::fs::remove_dir_all(&output).unwrap();
+}
+
+#[test]
+fn a_side_may_have_a_setting_of_its_own() {
+    let directory = Directory::new();
+    let side = side();
+    let mut words = vec!["compare", &side, &side, "-o", "result"];
+    words.extend(SMALL.split_whitespace());
+    words.extend(["--a-durability", "page-cache", "--b-durability", "durable"]);
+    words.extend(["--b-arg=--io=poll", "--b-setup", "echo B >> told"]);
+    let done = bench_in(&directory.join(""), &words);
+    assert!(VERDICTS.contains(&done.code), "{}", done.text);
+    let told = fs::read_to_string(directory.join("told")).unwrap();
+    assert_eq!(told, "B\n".repeat(6));
+    let readme = fs::read_to_string(directory.join("result/README.md")).unwrap();
+    for part in [", page-cache (A)", "--io=poll, durable, after `echo B"] {
+        assert!(readme.contains(part), "no {part:?} in\n{readme}");
+    }
+}
+
+#[test]
+fn a_setting_that_cannot_be_made_ends_the_comparison() {
+    let directory = Directory::new();
+    let side = side();
+    let mut words = vec!["compare", &side, &side, "--a-setup", "exit 7"];
+    words.extend(SMALL.split_whitespace());
+    let done = bench_in(&directory.join(""), &words);
+    assert_eq!(done.code, Some(1), "{}", done.text);
+    done.says(&["`exit 7` ended with", "7"]);
 }
 
 #[test]
 fn one_running_broker_can_be_both_sides_more_than_once() {
-    let broker = support::Broker::start();
+    let broker = Broker::start();
     let side = broker.bootstrap();
     for round in 0..2 {
-        let output = broker.directory.join(&format!("result-{round}"));
-        let directory = output.display().to_string();
-        let mut words = vec!["--io", "epoll", "compare", &side, &side, "-o", &directory];
-        words.extend(SMALL.split(' '));
-        words.extend(["--measure", "p50"]);
-        let (done, text) = bench(&words);
-        assert!(matches!(done.status.code(), Some(0 | 3 | 4)), "{text}");
-        let readme = std::fs::read_to_string(output.join("README.md")).unwrap();
-        assert!(
-            readme.contains("running brokers, a fresh topic"),
-            "{readme}"
-        );
+        let folder = broker.directory.join(&format!("result-{round}"));
+        let words = format!("compare {side} {side} {SMALL}");
+        let done = bench(&format!("{words} -o {}", folder.display()));
+        assert!(VERDICTS.contains(&done.code), "{}", done.text);
+        let readme = fs::read_to_string(folder.join("README.md")).unwrap();
+        let told = "running brokers, a fresh topic";
+        assert!(readme.contains(told), "{readme}");
     }
-    let logs = broker.directory.join("data/logs");
-    let logs = std::fs::read_dir(logs).unwrap().flatten();
-    let names: Vec<_> = logs.map(|log| log.file_name()).collect();
+    let logs = fs::read_dir(broker.directory.join("data/logs")).unwrap();
+    let names: Vec<_> = logs.flatten().map(|log| log.file_name()).collect();
     let of_a_run = |name: &&std::ffi::OsString| name.to_string_lossy().starts_with("bench-");
     let logs = names.iter().filter(of_a_run).count();
     assert_eq!(logs, 24, "a log for each run of each side: {names:?}");
@@ -87,14 +84,13 @@ fn one_running_broker_can_be_both_sides_more_than_once() {
 
 #[test]
 fn what_cannot_be_compared_is_refused() {
-    let (few, text) = bench(&["compare", "ringlog", "ringlog", "--pairs", "2"]);
-    assert_eq!(few.status.code(), Some(2), "{text}");
-    assert!(text.contains("--pairs must be at least 6"), "{text}");
-    let (unknown, text) = bench(&["compare", "ringlog", "pigeon"]);
-    assert_eq!(unknown.status.code(), Some(2), "{text}");
-    assert!(text.contains("HOST:PORT[@PID]"), "{text}");
-    let words = "compare ringlog=/no/such/file ringlog --io epoll";
-    let (missing, text) = bench(&words.split(' ').collect::<Vec<_>>());
-    assert_eq!(missing.status.code(), Some(1), "{text}");
-    assert!(text.contains("/no/such/file"), "{text}");
+    let few = bench("compare ringlog ringlog --pairs 2");
+    assert_eq!(few.code, Some(2), "{}", few.text);
+    few.says(&["--pairs must be at least 6"]);
+    let unknown = bench("compare ringlog pigeon");
+    assert_eq!(unknown.code, Some(2), "{}", unknown.text);
+    unknown.says(&["HOST:PORT[@PID]"]);
+    let missing = bench("compare ringlog=/no/such/file ringlog");
+    assert_eq!(missing.code, Some(1), "{}", missing.text);
+    missing.says(&["/no/such/file"]);
 }

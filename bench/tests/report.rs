@@ -1,36 +1,15 @@
 //! What a run leaves behind, read back; and the commands that need no broker, with bad input too.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod support;
+
+use std::path::PathBuf;
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use serde_json::Value;
-
-fn bench(directory: &Path, words: &[&str]) -> (Output, String) {
-    let program = env!("CARGO_BIN_EXE_ringlog-bench");
-    let mut command = Command::new(program);
-    let output = command.args(words).current_dir(directory).output();
-    let output = output.expect("the generator was built");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    (output, text)
-}
-
-/// The broker of `.ci/run`, or the one beside the generator.
-fn ringlog() -> String {
-    let beside = Path::new(env!("CARGO_BIN_EXE_ringlog-bench")).with_file_name("ringlog");
-    let named = std::env::var_os("RINGLOG_TEST_BINARY").map(PathBuf::from);
-    let binary = named.unwrap_or(beside);
-    let shown = binary.display();
-    assert!(binary.exists(), "no {shown}: cargo build -p ringlog");
-    shown.to_string()
-}
+use support::{bench_in, ringlog};
 
 /// An empty directory that goes when the test has passed.
 struct Scratch(PathBuf);
@@ -77,25 +56,17 @@ const LOAD: &str = "--messages 300 --record-bytes 100 --batch-bytes 1 --warm-up 
 #[test]
 fn a_run_leaves_a_folder_that_can_be_read_back_and_drawn_again() {
     let scratch = Scratch::new("run");
-    let ringlog = ringlog();
-    let mut words = vec![
-        "--io",
-        "epoll",
-        "produce",
-        "--ringlog",
-        &ringlog,
-        "--name",
-        "tiny",
-    ];
+    let ringlog = ringlog().display().to_string();
+    let mut words = vec!["produce", "--ringlog", &ringlog, "--name", "tiny"];
     words.extend(LOAD.split_whitespace());
-    let (done, text) = bench(&scratch.0, &words);
-    assert_eq!(done.status.code(), Some(0), "{text}");
+    let done = bench_in(&scratch.0, &words);
+    assert_eq!(done.code, Some(0), "{}", done.text);
     let results: Vec<_> = std::fs::read_dir(scratch.0.join("results"))
         .unwrap()
         .flatten()
         .collect();
     let [folder] = results.as_slice() else {
-        panic!("{results:?}\n{text}");
+        panic!("{results:?}\n{}", done.text);
     };
     let name = folder.file_name().to_string_lossy().into_owned();
     assert!(name.ends_with("-tiny"), "{name}");
@@ -151,8 +122,8 @@ fn a_run_leaves_a_folder_that_can_be_read_back_and_drawn_again() {
         "-o",
         "both.html",
     ];
-    let (drawn, text) = bench(&scratch.0, &both);
-    assert_eq!(drawn.status.code(), Some(0), "{text}");
+    let drawn = bench_in(&scratch.0, &both);
+    assert_eq!(drawn.code, Some(0), "{}", drawn.text);
     assert!(scratch.read("both.html").contains("id=\"result-1\""));
 }
 
@@ -167,8 +138,6 @@ fn a_broker_that_is_not_there_leaves_a_result_that_says_so() {
         .port();
     let bootstrap = format!("127.0.0.1:{port}");
     let words = [
-        "--io",
-        "epoll",
         "produce",
         "--bootstrap",
         &bootstrap,
@@ -176,8 +145,8 @@ fn a_broker_that_is_not_there_leaves_a_result_that_says_so() {
         "-o",
         "out",
     ];
-    let (done, text) = bench(&scratch.0, &words);
-    assert_eq!(done.status.code(), Some(1), "{text}");
+    let done = bench_in(&scratch.0, &words);
+    assert_eq!(done.code, Some(1), "{}", done.text);
     let result: Value = serde_json::from_str(&scratch.read("out/result.json")).unwrap();
     assert_eq!(result["status"], "failed");
     assert!(
@@ -191,10 +160,14 @@ fn a_broker_that_is_not_there_leaves_a_result_that_says_so() {
 fn a_folder_of_somebody_else_stops_the_run_before_it_begins() {
     let scratch = Scratch::new("foreign");
     scratch.write("precious.txt", "mine");
-    let words = ["--io", "epoll", "produce", "--no-pin", "-o", "."];
-    let (done, text) = bench(&scratch.0, &words);
-    assert_eq!(done.status.code(), Some(2), "{text}");
-    assert!(text.contains("holds files but no result"), "{text}");
+    let words = ["produce", "--no-pin", "-o", "."];
+    let done = bench_in(&scratch.0, &words);
+    assert_eq!(done.code, Some(2), "{}", done.text);
+    assert!(
+        done.text.contains("holds files but no result"),
+        "{}",
+        done.text
+    );
     assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 1);
     assert_eq!(scratch.read("precious.txt"), "mine");
 }
@@ -208,8 +181,8 @@ fn what_others_measured_comes_into_the_same_page() {
          1000 records sent, 100.000000 records/sec (0.10 MB/sec), 2.10 ms avg latency, 40.00 ms max latency, \
          2 ms 50th, 4 ms 95th, 9 ms 99th, 31 ms 99.9th.\n",
     );
-    let (done, text) = bench(&scratch.0, &["import", "kafka.txt", "-o", "kafka"]);
-    assert_eq!(done.status.code(), Some(0), "{text}");
+    let done = bench_in(&scratch.0, &["import", "kafka.txt", "-o", "kafka"]);
+    assert_eq!(done.code, Some(0), "{}", done.text);
     let result: Value = serde_json::from_str(&scratch.read("kafka/result.json")).unwrap();
     assert_eq!(result["imported_from"], "kafka.txt");
     let latency = &result["measurements"][0]["summary"]["latency"];
@@ -217,8 +190,8 @@ fn what_others_measured_comes_into_the_same_page() {
         (&latency["p99_us"], &latency["p90_us"]),
         (&9000.0.into(), &Value::Null)
     );
-    let (drawn, text) = bench(&scratch.0, &["report", "kafka", "-o", "page.html"]);
-    assert_eq!(drawn.status.code(), Some(0), "{text}");
+    let drawn = bench_in(&scratch.0, &["report", "kafka", "-o", "page.html"]);
+    assert_eq!(drawn.code, Some(0), "{}", drawn.text);
     assert!(scratch.read("page.html").contains("imported"));
 }
 
@@ -246,10 +219,14 @@ fn files_that_are_no_results_are_refused_with_their_path_and_a_remedy() {
         (&["import", "none.txt"], "none.txt", 1),
         (&["import", "/dev/zero"], "/dev/zero is no file", 2),
     ] {
-        let (refused, text) = bench(&scratch.0, words);
-        assert_eq!(refused.status.code(), Some(code), "{words:?}: {text}");
-        assert!(text.contains(told), "{words:?}: {text}");
-        assert!(!text.contains("panicked"), "{words:?}: {text}");
+        let refused = bench_in(&scratch.0, words);
+        assert_eq!(refused.code, Some(code), "{words:?}: {}", refused.text);
+        assert!(refused.text.contains(told), "{words:?}: {}", refused.text);
+        assert!(
+            !refused.text.contains("panicked"),
+            "{words:?}: {}",
+            refused.text
+        );
     }
     assert!(!scratch.0.join("report.html").exists(), "nothing was drawn");
 }
@@ -257,8 +234,8 @@ fn files_that_are_no_results_are_refused_with_their_path_and_a_remedy() {
 #[test]
 fn the_environment_is_told_in_words_and_as_json() {
     let scratch = Scratch::new("env");
-    let (told, text) = bench(&scratch.0, &["env"]);
-    assert_eq!(told.status.code(), Some(0), "{text}");
+    let told = bench_in(&scratch.0, &["env"]);
+    assert_eq!(told.code, Some(0), "{}", told.text);
     for name in [
         "cpu.model",
         "kernel.release",
@@ -266,9 +243,13 @@ fn the_environment_is_told_in_words_and_as_json() {
         "storage.file_system",
         "limits.open_files",
     ] {
-        assert!(text.contains(name), "no {name} in\n{text}");
+        assert!(told.text.contains(name), "no {name} in\n{}", told.text);
     }
-    let (_, text) = bench(&scratch.0, &["env", "--json"]);
-    let environment: Value = serde_json::from_str(&text).unwrap();
-    assert!(environment["cpu"]["cpus"].as_u64() > Some(0), "{text}");
+    let json = bench_in(&scratch.0, &["env", "--json"]);
+    let environment: Value = serde_json::from_str(&json.text).unwrap();
+    assert!(
+        environment["cpu"]["cpus"].as_u64() > Some(0),
+        "{}",
+        json.text
+    );
 }

@@ -46,6 +46,8 @@ fn what_a_row_used_is_of_the_loop_and_not_of_the_check_after_it() {
     for told in ["acks=1", "one message a request", "at most 5 in flight"] {
         assert!(client.contains(told), "no {told} in {client}");
     }
+    let picture = fs::read_to_string(directory.join("result/picture.svg")).expect("a picture");
+    assert!(picture.contains("native on ringlog"), "{picture}");
 }
 
 #[test]

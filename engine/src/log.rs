@@ -158,6 +158,8 @@ struct State {
     poison: Option<String>,
     /// The last batches that were appended to the active segment.
     tail: VecDeque<BatchPlace>,
+    /// The log end offset at the last [`Log::rest`].
+    rested_at: i64,
 }
 
 impl State {
@@ -215,7 +217,7 @@ impl Log {
     /// offset 0. Durable at return.
     ///
     /// # Errors
-    /// What the I/O answered; `AlreadyExists` if the directory is there.
+    /// What the I/O answered; `Foreign` if the directory is there.
     pub async fn create(
         files: &SegmentFiles,
         directory: &Path,
@@ -223,9 +225,19 @@ impl Log {
         config: LogConfig,
     ) -> Result<Log, LogError> {
         let io = files.io();
-        io.create_directory(directory)
-            .await
-            .at("create", directory)?;
+        let mut made = io.create_directory(directory).await;
+        if is_there(&made) && directory::is_half_made(io, directory).await? {
+            directory::remove_directory_tree(io, directory).await?;
+            made = io.create_directory(directory).await;
+        }
+        if is_there(&made) {
+            return Err(LogError::Foreign {
+                path: directory.to_owned(),
+                reason: "a new partition is to be here, and something is here already".to_owned(),
+                remedy: "move it away",
+            });
+        }
+        made.at("create", directory)?;
         let number = files.number();
         let inside = async {
             create_segment_file(files, (number, 0), directory, &config).await?;
@@ -244,6 +256,7 @@ impl Log {
             recovery_point: 0,
             poison: None,
             tail: VecDeque::new(),
+            rested_at: -1,
         };
         Ok(Log::assemble(files, number, config, Some(topic_id), state))
     }
@@ -316,6 +329,15 @@ impl Log {
         state.segments.iter().zip(ends).map(info).collect()
     }
 
+    /// Gives back the memory that only a busy log needs, if there was no append since the last call.
+    pub fn rest(&self) {
+        let mut state = self.state.borrow_mut();
+        let end = state.log_end_offset;
+        if std::mem::replace(&mut state.rested_at, end) == end {
+            state.tail = VecDeque::new();
+        }
+    }
+
     /// Whether [`Log::flush`] has anything to do.
     pub fn is_dirty(&self) -> bool {
         let state = self.state.borrow();
@@ -323,7 +345,8 @@ impl Log {
         state.recovery_point < state.log_end_offset
             || state.segments.iter().enumerate().any(|(i, segment)| {
                 let is_index_due = i < last && segment.indexes.is_some();
-                segment.synced < segment.size || !segment.is_entry_durable || is_index_due
+                let is_data_due = segment.synced < segment.size || segment.has_new_length;
+                is_data_due || !segment.is_entry_durable || is_index_due
             })
     }
 
@@ -483,6 +506,11 @@ impl Drop for Log {
     }
 }
 
+fn is_there(made: &std::io::Result<()>) -> bool {
+    let is_so = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AlreadyExists;
+    made.as_ref().is_err_and(is_so)
+}
+
 fn out_of_range(state: &State, offset: i64) -> LogError {
     LogError::OffsetOutOfRange {
         offset,
@@ -502,12 +530,10 @@ async fn create_segment_file(
     let path = segment_path(directory, key.1, SegmentFileKind::Log);
     let file = files.open(key, &path, OpenMode::CreateNew).await?;
     if config.preallocate {
+        // A matter of speed only. A full disk must not keep retention from rolling, and a name taken
+        // back here could come back in a crash, inside of what is appended meanwhile.
         let length = u64::from(config.segment_bytes);
-        if let Err(error) = files.io().allocate(&file, length).await {
-            files.forget(key);
-            directory::remove_file_if_there(files.io(), &path).await?;
-            return Err(LogError::io("allocate", &path, error));
-        }
+        let _ = files.io().allocate(&file, length).await;
     }
     Ok(file)
 }

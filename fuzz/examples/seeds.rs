@@ -1,5 +1,6 @@
-//! Writes the corpora to start from: `corpus/frame/`, frames of every API in every version, and
-//! `corpus/batch/`, batches of every codec and the message sets that they convert to.
+//! Writes the corpora to start from: `corpus/frame/`, frames of every API in every version;
+//! `corpus/batch/`, batches of every codec and the message sets that they convert to; `corpus/files/`,
+//! one of each small file.
 use std::path::Path;
 use std::{fs, io};
 
@@ -15,7 +16,39 @@ mod generator;
 fn main() -> io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     frames(&corpus.join("frame"))?;
-    batches(&corpus.join("batch"))
+    batches(&corpus.join("batch"))?;
+    files(&corpus.join("files"))
+}
+
+/// The first byte is what the target `files` picks the decoder by.
+fn files(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let mut snapshot = b"\0\0\x01crc_\0\0\0\x01".to_vec();
+    snapshot.extend([0; 46]);
+    let seeds: [(&str, &[u8]); 9] = [
+        ("snapshot", &snapshot),
+        ("meta", b"\x01#\nversion=0\ncluster.id=abc\nbroker.id=1\n"),
+        ("checkpoint", b"\x020\n2\nalpha 0 17\nbeta 3 9000000000\n"),
+        ("epochs", b"\x030\n2\n0 0\n5 1000\n"),
+        (
+            "metadata",
+            b"\x04version: 0\ntopic_id: AAECAwQFBgcICQoLDA0ODw",
+        ),
+        ("segment", b"\x0500000000000000000017.timeindex.cleaned"),
+        ("partition", b"\x05alpha-3.0123456789abcdef-delete"),
+        (
+            "commit",
+            b"\x06\x10\0\x01\0\x01g\0\x05alpha\0\0\0\0\0\x03\0\0\0\0\0\0\0\x07\0\0\0\0\0\0",
+        ),
+        (
+            "topic",
+            b"\x07{\"version\":3,\"topic_id\":\"AAECAwQFBgcICQoLDA0ODw\",\"partitions\":{\"0\":[1]}}",
+        ),
+    ];
+    for (name, seed) in seeds {
+        fs::write(folder.join(name), seed)?;
+    }
+    Ok(())
 }
 
 fn frames(folder: &Path) -> io::Result<()> {

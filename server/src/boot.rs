@@ -7,6 +7,7 @@
 
 mod adopted;
 pub mod cluster;
+mod directories;
 mod epochs;
 mod openings;
 mod partitions;
@@ -14,12 +15,14 @@ mod partitions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use ringlog_engine::io::{DirectoryEntry, Io};
-use ringlog_engine::journal::{self, Target};
-use ringlog_engine::log::Opening;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use ringlog_engine::io::Io;
+use ringlog_engine::journal::{self, JournalError, Target};
 use ringlog_engine::log::directory::{
-    self, DELETE_DIRECTORY_SUFFIX, META_PROPERTIES_FILE, MetaProperties, PartitionDirectory,
+    self, DELETE_DIRECTORY_SUFFIX, META_PROPERTIES_FILE, MetaProperties, PARTITION_METADATA_FILE,
+    PartitionDirectory,
 };
+use ringlog_engine::log::{LogError, Opening};
 use uuid::Uuid;
 
 use crate::config::BrokerConfig;
@@ -28,9 +31,14 @@ use crate::metadata::state::{Image, METADATA_TOPIC, Topic, new_topic_id};
 use crate::metadata::store::Places;
 
 use cluster::Cluster;
+pub use directories::create_directories_of;
+use directories::unusable;
 use openings::Openings;
 pub(crate) use openings::checkpoint_entry;
 pub use partitions::{open_partitions, write_durable_snapshot, write_snapshot};
+
+/// Small files that are read at the same time.
+const READ_AT_ONCE: usize = 64;
 
 /// A partition of this broker.
 #[derive(Clone, Debug)]
@@ -92,19 +100,25 @@ pub async fn find(
         bury(io, &cluster.deletions, &mut found).await?;
         let openings = Openings::read(io, log_directory).await?;
         openings.forget_missing(io, log_directory, &found).await?;
-        for (key, directory) in found {
-            let id = directory::read_partition_metadata(io, &directory).await;
-            on_disk.push(OnDisk {
-                id: id.map_err(|error| error.to_string())?,
+        let read = found.into_iter().map(async |(key, directory)| {
+            let id = read_topic_id(io, &directory).await?;
+            let opening = openings.of(&key);
+            Ok::<_, String>(OnDisk {
                 leader_epoch: epochs::newest(io, &directory).await,
-                opening: openings.of(&key),
                 // Which topics of another cluster are compacted, only its ZooKeeper knows.
                 has_gaps: is_new_cluster || openings.was_compacted(&key),
                 key,
                 directory,
                 place,
-            });
-        }
+                id,
+                opening,
+            })
+        });
+        let read: Vec<OnDisk> = stream::iter(read)
+            .buffered(READ_AT_ONCE)
+            .try_collect()
+            .await?;
+        on_disk.extend(read);
     }
     let cluster_id = match (&cluster.id, cluster_id) {
         (Some(id), Some(known)) if *id != known => {
@@ -115,7 +129,7 @@ pub async fn find(
         (None, None) => directory::encode_uuid(new_topic_id(random)),
     };
     complete_identity(io, config, &cluster_id).await?;
-    replay(io, &config.ringlog.journal_dir, &on_disk).await?;
+    replay(io, &config.ringlog.journal_dir, &on_disk, cluster).await?;
     let mut image = Image::default();
     let brokers = reconcile::broker_overrides(&cluster.broker_configs, config.node_id)?;
     image.set_broker_overrides(brokers, &config.settings);
@@ -139,14 +153,52 @@ pub async fn find(
     })
 }
 
+/// What is wrong with a file, and what to do where only the system's answer is known.
+fn explain(error: LogError) -> String {
+    match error {
+        LogError::Io { .. } => format!("{error}\n   | {REACHABLE}"),
+        other => other.to_string(),
+    }
+}
+
+/// The same in one line.
+fn explain_in_line(error: LogError) -> String {
+    match error {
+        LogError::Io { .. } => format!("{error}; {REACHABLE}"),
+        other => other.to_string(),
+    }
+}
+
+/// What to do about a file that cannot be opened.
+const REACHABLE: &str = "make it readable and writable for the user of the broker; if it is something \
+                         else that is in its place, move that away";
+
 /// Kafka's InconsistentClusterIdException.
 fn wrong_cluster(config: &BrokerConfig, id: &str, known: &str) -> String {
     format!(
         "{} is of cluster {known}, but ZooKeeper at {} has cluster {id}\n   | give the data \
          directory or the zookeeper.connect that belong together",
-        config.log_dirs[0].display(),
+        config.log_dirs[0].join(META_PROPERTIES_FILE).display(),
         config.zookeeper.connect
     )
+}
+
+/// The id in `partition.metadata`. A damaged one is set aside: ZooKeeper and the other partitions know
+/// the id, too.
+async fn read_topic_id(io: &Io, directory: &Path) -> Result<Option<Uuid>, String> {
+    let error = match directory::read_partition_metadata(io, directory).await {
+        Err(error @ LogError::Corrupt { .. }) => error,
+        read => return read.map_err(explain),
+    };
+    let path = directory.join(PARTITION_METADATA_FILE);
+    let aside = path.with_extension("metadata.damaged");
+    let renamed = io.rename(&path, &aside).await;
+    renamed.map_err(|error| format!("{}: {error}\n   | {REACHABLE}", path.display()))?;
+    log::warn!(
+        "{error}. Here it is written anew, and what it was is kept as {}",
+        aside.display()
+    );
+    Ok(None)
 }
 
 /// Brings deletions that were cut short to their end.
@@ -162,74 +214,10 @@ async fn bury(
             directory.display()
         );
         let removed = directory::remove_directory_tree(io, directory).await;
-        removed.map_err(|error| error.to_string())?;
+        removed.map_err(explain)?;
     }
     found.retain(|found| !doomed(found));
     Ok(())
-}
-
-/// Creates the directories that are missing, durably, and looks whether the log directories may be
-/// used at all, before anything is written into them.
-///
-/// # Errors
-/// Which one is unusable, and why.
-pub async fn create_directories_of(io: &Io, config: &BrokerConfig) -> Result<(), String> {
-    refuse_foreign_data(io, &config.ringlog.data_dir).await?;
-    for log_directory in &config.log_dirs {
-        create_directories(io, log_directory).await?;
-        refuse_foreign(io, log_directory).await?;
-    }
-    create_directories(io, &config.ringlog.journal_dir).await
-}
-
-/// One level after the other, each synced before the next: a start that was killed can have left at
-/// most the last one that exists without a durable name.
-async fn create_directories(io: &Io, path: &Path) -> Result<(), String> {
-    let mut missing = Vec::new();
-    let mut next = Some(path);
-    while let Some(directory) = next.filter(|directory| !directory.as_os_str().is_empty()) {
-        match io.list_directory(directory).await {
-            Ok(entries) => {
-                let is_identity = |entry: &DirectoryEntry| entry.name == META_PROPERTIES_FILE;
-                if directory != path || !entries.iter().any(is_identity) {
-                    sync_name(io, directory).await?;
-                }
-                break;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => missing.push(directory),
-            Err(error) => return Err(unusable(directory, &error)),
-        }
-        next = directory.parent();
-    }
-    for directory in missing.into_iter().rev() {
-        io.create_directory(directory)
-            .await
-            .map_err(|error| unusable(directory, &error))?;
-        sync_name(io, directory).await?;
-    }
-    Ok(())
-}
-
-/// Makes the name of a directory durable.
-async fn sync_name(io: &Io, directory: &Path) -> Result<(), String> {
-    let parent = match directory.parent() {
-        None => return Ok(()),
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-    };
-    match io.sync_directory(parent).await {
-        // Whose parent we may not read is not of our making.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
-        synced => synced.map_err(|error| unusable(parent, &error)),
-    }
-}
-
-fn unusable(path: &Path, error: &std::io::Error) -> String {
-    format!(
-        "data directory {}: {error}\n   | give another one with --data-dir DIR or log.dirs, or make \
-         this one writable for this user",
-        path.display()
-    )
 }
 
 /// The partition directories of a log directory; what was being deleted is deleted.
@@ -264,7 +252,7 @@ async fn find_partitions(
             }) => {
                 directory::remove_directory_tree(io, &path)
                     .await
-                    .map_err(|error| error.to_string())?;
+                    .map_err(explain)?;
             }
             Some(_) => log::warn!("Leaving {} alone: it is not in use", path.display()),
             // `lost+found`; others have been refused before anything was written.
@@ -272,64 +260,6 @@ async fn find_partitions(
         }
     }
     Ok(found)
-}
-
-/// A directory that is not empty and has nothing of ours is not made our home.
-async fn refuse_foreign_data(io: &Io, data_dir: &Path) -> Result<(), String> {
-    let entries = match io.list_directory(data_dir).await {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(unusable(data_dir, &error)),
-    };
-    let is_ours = |name: &str| ["logs", "journal", "zookeeper", ".lock"].contains(&name);
-    if entries.is_empty() || entries.iter().any(|entry| is_ours(&entry.name)) {
-        return Ok(());
-    }
-    let has_identity = |entry: &DirectoryEntry| entry.name == directory::META_PROPERTIES_FILE;
-    let hint = if entries.iter().any(has_identity) {
-        "it is a log directory of a Kafka: give it with log.dirs"
-    } else {
-        "give an empty or a new directory"
-    };
-    Err(format!(
-        "{} is not empty and no data directory: it has {}\n   | {hint}",
-        data_dir.display(),
-        entries[0].name
-    ))
-}
-
-/// A directory with other things in it than Kafka's is not taken: nothing in it is touched.
-async fn refuse_foreign(io: &Io, log_directory: &Path) -> Result<(), String> {
-    let entries = io.list_directory(log_directory).await;
-    let entries = entries.map_err(|error| unusable(log_directory, &error))?;
-    let has = |name: &str| entries.iter().any(|entry| entry.name == name);
-    let has_identity = has(directory::META_PROPERTIES_FILE);
-    for entry in &entries {
-        if entry.is_directory {
-            if PartitionDirectory::parse(&entry.name).is_none() && entry.name != "lost+found" {
-                return Err(format!(
-                    "{} is not a partition's directory (<topic>-<partition>)\n   | is {} really a \
-                     data directory? if so, move this one away",
-                    log_directory.join(&entry.name).display(),
-                    log_directory.display()
-                ));
-            }
-        } else if !has_identity && !is_ours(&entry.name) {
-            return Err(format!(
-                "{} is not empty and no data directory: it has {} but no {}\n   | give an empty or \
-                 a new directory",
-                log_directory.display(),
-                entry.name,
-                directory::META_PROPERTIES_FILE
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Files that a first start may have left before it wrote `meta.properties`.
-fn is_ours(name: &str) -> bool {
-    name.starts_with('.') || name.ends_with("-checkpoint") || name.ends_with(".tmp")
 }
 
 /// Checks `meta.properties` of a log directory against the configuration and the other ones.
@@ -343,12 +273,19 @@ async fn identify(
     let path = log_directory.join(directory::META_PROPERTIES_FILE);
     let found = directory::read_meta_properties(io, log_directory)
         .await
-        .map_err(|error| error.to_string())?;
-    let Some(found) = found else {
-        if !is_empty {
-            log::warn!("{} was missing: a new one is written", path.display());
+        .map_err(explain)?;
+    let found = match found {
+        Some(found) if found != MetaProperties::default() => found,
+        Some(_) => {
+            log::warn!("{} was empty: a new one is written", path.display());
+            return Ok(());
         }
-        return Ok(());
+        None => {
+            if !is_empty {
+                log::warn!("{} was missing: a new one is written", path.display());
+            }
+            return Ok(());
+        }
     };
     if let Some(id) = found.node_id
         && id != config.node_id
@@ -376,11 +313,10 @@ async fn identify(
 
 async fn complete_identity(io: &Io, config: &BrokerConfig, cluster_id: &str) -> Result<(), String> {
     for log_directory in &config.log_dirs {
-        let failed = |error: ringlog_engine::log::LogError| error.to_string();
         if directory::read_meta_properties(io, log_directory)
             .await
-            .map_err(failed)?
-            .is_some()
+            .map_err(explain)?
+            .is_some_and(|found| found != MetaProperties::default())
         {
             continue;
         }
@@ -394,7 +330,7 @@ async fn complete_identity(io: &Io, config: &BrokerConfig, cluster_id: &str) -> 
         };
         directory::write_meta_properties(io, log_directory, &properties)
             .await
-            .map_err(failed)?;
+            .map_err(explain)?;
     }
     Ok(())
 }
@@ -424,10 +360,18 @@ fn ids_on_disk(
     Ok(ids.into_iter().map(named).collect())
 }
 
-async fn replay(io: &Io, journal_directory: &Path, on_disk: &[OnDisk]) -> Result<(), String> {
+async fn replay(
+    io: &Io,
+    journal_directory: &Path,
+    on_disk: &[OnDisk],
+    cluster: &Cluster,
+) -> Result<(), String> {
     let mut targets: BTreeMap<(Uuid, i32), Target> = BTreeMap::new();
     for found in on_disk {
-        let Some(id) = found.id else { continue };
+        // One that has lost its `partition.metadata` is not to lose its records.
+        let Some(id) = found.id.or_else(|| cluster.topic_id(&found.key.0)) else {
+            continue;
+        };
         let (key, target) = (
             (id, found.key.1),
             Target {
@@ -444,9 +388,20 @@ async fn replay(io: &Io, journal_directory: &Path, on_disk: &[OnDisk]) -> Result
         }
     }
     let locate = |id: Uuid, index: i32| targets.get(&(id, index)).cloned();
-    let report = journal::replay(io, journal_directory, locate)
-        .await
-        .map_err(|e| e.to_string())?;
+    let report = journal::replay(io, journal_directory, locate).await;
+    let report = report.map_err(|error| match error {
+        JournalError::Io { .. } => format!("{error}\n   | {REACHABLE}"),
+        other => other.to_string(),
+    })?;
+    for cut in &report.shortened {
+        log::warn!(
+            "Journal {} is damaged: it ends at byte {}, {} before its end; what may have stood there \
+             is lost",
+            cut.path.display(),
+            cut.position,
+            cut.bytes
+        );
+    }
     for journal in &report.journals {
         log::info!(
             "Replayed the journal of shard {}: {} groups, {} appends, {} bytes",
@@ -528,7 +483,7 @@ async fn assign(
         if found.id.is_none() {
             directory::write_partition_metadata(io, &found.directory, topic.id)
                 .await
-                .map_err(|error| error.to_string())?;
+                .map_err(explain)?;
         }
         if let Some(twin) = partitions.get(&found.key) {
             return Err(format!(

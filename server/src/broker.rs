@@ -7,6 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use crate::config::{Advertised, BrokerConfig};
 use crate::room::Room;
 
+/// File handles that are for neither logs nor clients: rings, journals, ZooKeeper, checkpoint files,
+/// HTTP; so many and this part of all.
+const HANDLES_BESIDE: u64 = 64;
+const HANDLES_BESIDE_PART: u64 = 20;
+
 /// A bound listener.
 #[derive(Clone, Debug)]
 pub struct BoundListener {
@@ -40,6 +45,8 @@ struct ConnectionCounts {
     max: u32,
     /// `max.connections.per.ip`.
     per_ip_max: u32,
+    /// For which there are file handles.
+    handles: u32,
 }
 
 impl Broker {
@@ -50,6 +57,7 @@ impl Broker {
             by_address: BTreeMap::new(),
             max: config.network.connections_max,
             per_ip_max: config.network.connections_per_ip_max,
+            handles: u32::MAX,
         };
         Broker {
             room: Room::new(&config),
@@ -69,6 +77,19 @@ impl Broker {
         (counts.max, counts.per_ip_max) = (max, per_ip_max);
     }
 
+    /// Leaves connections what logs and everything else do not need of the file handles that the process
+    /// may have: more connections must not keep a segment from being opened.
+    pub fn share_handles(&self, handles: u64) {
+        let files = self.config.ringlog.open_files_max as u64;
+        let rest = HANDLES_BESIDE + handles / HANDLES_BESIDE_PART;
+        let left = handles.saturating_sub(files + rest).max(1);
+        let mut counts = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        counts.handles = u32::try_from(left).unwrap_or(u32::MAX);
+    }
+
     /// Counts a new connection, unless a limit is reached.
     ///
     /// # Errors
@@ -80,6 +101,9 @@ impl Broker {
             .unwrap_or_else(PoisonError::into_inner);
         if counts.total >= counts.max {
             return Err("max.connections");
+        }
+        if counts.total >= counts.handles {
+            return Err("ulimit -n (less ringlog.open.files.max, which logs need)");
         }
         let per_ip_max = counts.per_ip_max;
         let of_address = counts.by_address.entry(address).or_default();

@@ -323,7 +323,7 @@ fn settle(settings: &mut Settings) {
         settings.settle("broker.id", "0");
     }
     settings.settle("ringlog.cores", &machine::usable_cores().to_string());
-    let open_files = machine::open_files_limit() / 2;
+    let open_files = machine::open_files_limit() / 5 * 2;
     let open_files = open_files.clamp(16, i32::MAX.unsigned_abs().into());
     settings.settle("ringlog.open.files.max", &open_files.to_string());
 }

@@ -32,6 +32,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How often `flush.ms` is looked at, where a topic sets it.
 const FLUSH_CHECK: Duration = Duration::from_secs(1);
 
+/// Partitions that are looked at before other tasks of the shard have a turn.
+const LOOKED_AT_ONCE: usize = 64;
 /// Logs that are closed at a time: a few syncs each, which a file system commits together.
 const CLOSED_AT_ONCE: usize = 64;
 
@@ -130,7 +132,10 @@ pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
 
 /// Syncs all logs of the shard, so that the journal behind them can be reused.
 async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
-    for partition in shard.partitions() {
+    for (count, partition) in shard.partitions().into_iter().enumerate() {
+        if count % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1 {
+            shard.io.yield_now().await;
+        }
         if !partition.log.is_dirty() {
             continue;
         }
@@ -146,30 +151,43 @@ async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Of the partitions that have records: 0 is what a recovery begins with anyhow.
 fn recovery_points(shard: &Shard) -> Vec<((String, i32), Uuid, i64)> {
     let point = |partition: &Rc<Partition>| {
         let key = (partition.topic().name.clone(), partition.index);
         (key, partition.topic().id, partition.log.recovery_point())
     };
-    shard.partitions().iter().map(point).collect()
+    let partitions = shard.partitions();
+    let durable = partitions
+        .iter()
+        .filter(|partition| partition.log.recovery_point() > 0);
+    durable.map(point).collect()
 }
 
 async fn housekeeping(shard: Rc<Shard>) {
     let mut segments: BTreeMap<(String, i32), usize> = BTreeMap::new();
+    let is_page_cache = shard.journal().is_none();
     while !shard.is_stopping() {
         shard.io.sleep(HOUSEKEEPING).await;
         let expiration_ms = alter::producer_id_expiration_ms(&shard);
         let mut any = false;
-        for partition in shard.partitions() {
+        for (count, partition) in shard.partitions().into_iter().enumerate() {
+            if count % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1 {
+                shard.io.yield_now().await;
+            }
             partition
                 .producers()
                 .borrow_mut()
                 .expire(shard.io.wall_ms(), expiration_ms);
+            partition.log.rest();
+            if !is_page_cache {
+                continue;
+            }
             let key = (partition.topic().name.clone(), partition.index);
-            let count = partition.log.segments().len();
+            let count = partition.log.segment_count();
             let before = segments.insert(key, count).unwrap_or(count);
             // As Kafka does in page-cache mode: what was rolled is synced.
-            if shard.journal().is_none() && count != before && partition.log.is_dirty() {
+            if count != before && partition.log.is_dirty() {
                 flush(&partition).await;
                 any = true;
             }
@@ -235,7 +253,10 @@ async fn close(
         Err(_) if !shard.has(partition) => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    if let Err(error) = boot::write_snapshot(shard, partition).await {
+    // A log without records had no producers, and there may be very many of them.
+    if log.log_end_offset() > 0
+        && let Err(error) = boot::write_snapshot(shard, partition).await
+    {
         log::warn!("No producer snapshot: {error}");
     }
     let key = (partition.topic().name.clone(), partition.index);

@@ -40,6 +40,8 @@ pub struct Partition {
     high_watermark: Cell<LogPosition>,
     leader_epoch: i32,
     turnstile: Turnstile,
+    /// Snapshots of the producers are written one after the other: each removes older ones.
+    pub(crate) snapshots: Turnstile,
     watchers: RefCell<Vec<Weak<Watcher>>>,
 }
 
@@ -123,6 +125,7 @@ impl Partition {
             high_watermark,
             leader_epoch,
             turnstile: Turnstile::default(),
+            snapshots: Turnstile::default(),
             watchers: RefCell::default(),
         })
     }
@@ -478,9 +481,7 @@ pub fn log_config(topic: &Topic, index: i32) -> LogConfig {
         jitter_seed: u64::from(topic.id.as_fields().0) ^ u64::from(index.unsigned_abs()),
         index_interval_bytes: config.index_interval_bytes,
         index_bytes_max: config.segment_index_bytes,
-        // A crash can leave zeros where a segment was cut (tests/sim with preallocation, seeds 12, 28
-        // and 31): not before that is mended. It is a matter of speed only.
-        preallocate: false,
+        preallocate: config.preallocate,
         is_compacted: config.cleanup_policy.compact,
     }
 }

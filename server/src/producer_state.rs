@@ -263,10 +263,11 @@ impl ProducerState {
             let delta = rest.get_i32();
             let appended_ms = rest.get_i64();
             let (_coordinator_epoch, _transaction_start) = (rest.get_i32(), rest.get_i64());
+            let base_offset = last_offset.checked_sub(delta.into());
             let mark = BatchMark {
                 base_sequence: previous_sequence(last_sequence, delta),
                 last_sequence,
-                base_offset: last_offset - i64::from(delta),
+                base_offset: base_offset.filter(|_| delta >= 0)?,
                 last_offset,
             };
             let batches = VecDeque::from([mark]);
@@ -285,11 +286,8 @@ impl ProducerState {
 
 /// The sequence number `delta` before `sequence`, with the wrap from 0 to 2^31-1.
 fn previous_sequence(sequence: i32, delta: i32) -> i32 {
-    if sequence >= delta {
-        sequence - delta
-    } else {
-        i32::MAX - (delta - sequence) + 1
-    }
+    let sequence = (i64::from(sequence) - i64::from(delta)).rem_euclid(1 << 31);
+    i32::try_from(sequence).expect("a remainder of 2^31")
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub async fn run(shard: Rc<Shard>) {
     let interval_ms = interval_ms.and_then(|ms| u64::try_from(ms).ok());
     let interval = Duration::from_millis(interval_ms.unwrap_or(300_000));
     let mut clock = TrustedClock::default();
+    // A jump before the first look is one, too.
+    clock.look(shard.io.now(), shard.io.wall_ms());
     while !shard.is_stopping() {
         let changed = pin!(shard.retention_changed.notified());
         future::select(changed, shard.io.sleep(interval)).await;

@@ -62,7 +62,7 @@ struct Thread {
 /// What kept the broker from starting, or what stopped it.
 pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let began = Instant::now();
-    io::raise_open_file_limit();
+    let handles = io::raise_open_file_limit();
     let driver = choose_driver(&config)?;
     let main_io = Io::new(driver.kind).map_err(|error| format!("I/O driver: {error}"))?;
     let (io, wanted) = (main_io.clone(), config.clone());
@@ -77,6 +77,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let control = control::start(identity(&config, &bound), http)?;
     let found = find(&main_io, &config, &control.session)?;
     let broker = Arc::new(Broker::new(config, found.cluster_id.clone(), bound));
+    broker.share_handles(handles);
     let (io, looked) = (main_io.clone(), broker.clone());
     main_io.block_on(async move { room::look(&io, &looked).await });
     let (mesh, threads) = start_shards(&broker, found, &listeners, driver.kind, &control.session)?;
@@ -187,6 +188,7 @@ fn find(io: &Io, config: &BrokerConfig, session: &Session) -> Result<Found, Stri
         let cluster = Cluster::read(&ensemble).await?;
         let mut random = fastrand::Rng::new();
         let found = boot::find(&inner, &config, &cluster, &mut random).await?;
+        cluster::refuse_lost(&ensemble, &found).await?;
         cluster::enroll(&ensemble, &config, &found).await?;
         Ok(found)
     })
@@ -527,9 +529,10 @@ pub async fn write_end(
     checkpoint::write_offsets(io, &directory.join(RECOVERY_POINT_FILE), &points).await?;
     checkpoint::write_offsets(io, &directory.join(HIGH_WATERMARK_FILE), &points).await?;
     checkpoint::write_offsets(io, &directory.join(LOG_START_OFFSET_FILE), &starts).await?;
-    // Kafka has one in any case; the cleaner may have written it.
+    // Kafka has one in any case; the cleaner may have written it. A damaged one costs a round.
     let cleaner = directory.join(CLEANER_OFFSET_FILE);
-    if checkpoint::read_offsets(io, &cleaner).await?.is_empty() {
+    let known = checkpoint::read_offsets(io, &cleaner).await;
+    if known.is_ok_and(|known| known.is_empty()) {
         checkpoint::write_offsets(io, &cleaner, &[]).await?;
     }
     write_clean_shutdown(io, directory, 0).await

@@ -145,6 +145,8 @@ pub struct Shard {
     partitions: RefCell<BTreeMap<String, BTreeMap<i32, Rc<Partition>>>>,
     /// Partitions that are still to be opened after the start, and who waits for each.
     opening: RefCell<Opening>,
+    /// Those of them that somebody waits for, the first first.
+    wanted: RefCell<VecDeque<(String, i32)>>,
     senders: RefCell<Vec<mpsc::Sender<Job>>>,
     durability: Durability,
     undurable: RefCell<VecDeque<Undurable>>,
@@ -176,7 +178,7 @@ impl Shard {
         } = mailbox;
         let config = &broker.config;
         let mut random = fastrand::Rng::with_seed(seed);
-        // Half of the files for the shards' logs: `ringlog.open.files.max` is for all shards.
+        // `ringlog.open.files.max` is for all shards.
         let files_max = (config.ringlog.open_files_max / senders.len()).max(1);
         let begin = (io.wall_ms(), io.now());
         let shard = Rc::new(Shard {
@@ -197,6 +199,7 @@ impl Shard {
             image: RefCell::default(),
             partitions: RefCell::default(),
             opening: RefCell::default(),
+            wanted: RefCell::default(),
             senders: RefCell::new(senders),
             durability,
             undurable: RefCell::default(),
@@ -319,6 +322,7 @@ impl Shard {
         let opened = self.opening.borrow_mut().get_mut(partition).map(|waiting| {
             let (waits, opened) = oneshot::channel();
             waiting.push(waits);
+            self.wanted.borrow_mut().push_back(partition.clone());
             opened
         });
         if let Some(opened) = opened {
@@ -331,6 +335,11 @@ impl Shard {
     pub fn begin_opening(&self, partitions: impl IntoIterator<Item = (String, i32)>) {
         let mut opening = self.opening.borrow_mut();
         opening.extend(partitions.into_iter().map(|key| (key, Vec::new())));
+    }
+
+    /// A partition that somebody waits for.
+    pub fn next_wanted(&self) -> Option<(String, i32)> {
+        self.wanted.borrow_mut().pop_front()
     }
 
     /// This partition is open, or cannot be opened.

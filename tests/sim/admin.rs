@@ -3,8 +3,13 @@
 use std::rc::Rc;
 
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{CreateTopicsRequest, DeleteTopicsRequest, MetadataRequest};
+use kafka_protocol::messages::{
+    CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, MetadataRequest,
+};
 use ringlog_tests::call::{text, topic_name};
 use ringlog_tests::random::Random;
 use uuid::Uuid;
@@ -118,6 +123,59 @@ async fn delete(scene: &Scene, connection: &mut Connection, topic: usize) -> Res
     }
 }
 
+/// Asks for the deletion of some of the records of a partition.
+async fn delete_records(
+    scene: &Scene,
+    connection: &mut Connection,
+    random: &mut Random,
+) -> Result<(), Lost> {
+    let topic = pick(random, &[0, 0, 1]);
+    let (name, partitions) = STABLE_TOPICS[topic];
+    let partition = i32::try_from(random.below(partitions.unsigned_abs().into())).expect("few");
+    let (start, end) = {
+        let ledger = scene.ledger.borrow();
+        let start = ledger.log_start(topic, partition);
+        (start, ledger.high_watermark(topic, partition))
+    };
+    let some = random.below((end - start).max(0).unsigned_abs() + 1);
+    let offset = match random.below(6) {
+        0 => -1,
+        _ => start + i64::try_from(some).expect("an offset"),
+    };
+    let unwanted = if offset < 0 { i64::MAX } else { offset };
+    scene
+        .ledger
+        .borrow_mut()
+        .unwanted(topic, partition, unwanted);
+    let wish = DeleteRecordsPartition::default()
+        .with_partition_index(partition)
+        .with_offset(offset);
+    let wish = DeleteRecordsTopic::default()
+        .with_name(topic_name(name))
+        .with_partitions(vec![wish]);
+    let request = DeleteRecordsRequest::default()
+        .with_topics(vec![wish])
+        .with_timeout_ms(30_000);
+    scene.tell(&format!(
+        "delete records of {name}-{partition} below {offset}"
+    ));
+    let answer = connection.call(2, &request).await?;
+    let answer = &answer.topics[0].partitions[0];
+    scene.tell(&format!(
+        "deleted records of {name}-{partition} below {offset}: error {}, below {}",
+        answer.error_code, answer.low_watermark
+    ));
+    if answer.error_code != 0 {
+        scene.tolerate("DeleteRecords", answer.error_code);
+        return Ok(());
+    }
+    let mut ledger = scene.ledger.borrow_mut();
+    let least = if offset < 0 { end } else { offset };
+    ledger.show_log_start(topic, partition, answer.low_watermark, least.max(start));
+    ledger.count("records deleted on demand", 1);
+    Ok(())
+}
+
 /// Creates the stable topics, then lets the fleeting one come and go.
 pub(crate) async fn administrate(scene: Rc<Scene>, mut random: Random) {
     while scene.is_open_with(0).await {
@@ -137,12 +195,20 @@ async fn session(
 ) -> Result<(), Lost> {
     for (number, _) in STABLE_TOPICS.iter().enumerate() {
         let existence = scene.ledger.borrow().topic(number).existence;
-        if existence != Existence::Sure && !create(scene, connection, number, &[]).await? {
+        let configs: &[(&str, &str)] = if scene.ledger.borrow().topic(number).is_compacted {
+            &[("cleanup.policy", "compact"), ("segment.bytes", "16384")]
+        } else {
+            &[]
+        };
+        if existence != Existence::Sure && !create(scene, connection, number, configs).await? {
             return Ok(());
         }
     }
     while scene.is_open_with(0).await {
         scene.pause(within(random, 1, 60)).await;
+        if one_in(random, 6) {
+            delete_records(scene, connection, random).await?;
+        }
         let newest = newest_fleeting(scene);
         let existence = newest.map(|topic| scene.ledger.borrow().topic(topic).existence);
         let is_done = match (newest, existence) {

@@ -14,10 +14,20 @@ use crate::connection::{Connection, Lost};
 use crate::producer::Target;
 use crate::scene::{Scene, one_in, pick, within};
 
+/// What the batches of a fetch hold.
+pub(crate) struct Batches {
+    /// All their records.
+    pub(crate) records: Vec<Record>,
+    /// The offset behind the last one, if there is any.
+    pub(crate) next: Option<i64>,
+    /// The high watermark.
+    pub(crate) end: i64,
+}
+
 /// What one fetch brought.
 pub(crate) enum Fetched {
-    /// Records, and the high watermark.
-    Records(Vec<Record>, i64),
+    /// Records.
+    Records(Batches),
     /// An error.
     Error(i16),
 }
@@ -34,7 +44,11 @@ pub(crate) async fn fetch(
         return Ok(Fetched::Error(data.error_code));
     }
     let contents = read(data.records.as_deref().unwrap_or_default());
-    Ok(Fetched::Records(contents.records, data.high_watermark))
+    Ok(Fetched::Records(Batches {
+        records: contents.records,
+        next: contents.next_offset,
+        end: data.high_watermark,
+    }))
 }
 
 /// A fetch of a topic by its name.
@@ -49,9 +63,20 @@ pub(crate) fn of(scene: &Scene, (topic, partition): Target, offset: i64) -> Fetc
 pub(crate) async fn list_offset(
     scene: &Scene,
     connection: &mut Connection,
-    (topic, partition): Target,
+    target: Target,
     timestamp: i64,
 ) -> Result<(i16, i64), Lost> {
+    let (code, offset, _) = offset_at(scene, connection, target, timestamp).await?;
+    Ok((code, offset))
+}
+
+/// The same with the timestamp of the answer.
+async fn offset_at(
+    scene: &Scene,
+    connection: &mut Connection,
+    (topic, partition): Target,
+    timestamp: i64,
+) -> Result<(i16, i64, i64), Lost> {
     let name = scene.ledger.borrow().topic(topic).name.clone();
     let partition = ListOffsetsPartition::default()
         .with_partition_index(partition)
@@ -64,7 +89,7 @@ pub(crate) async fn list_offset(
         .with_topics(vec![topic]);
     let answer = connection.call(1, &request).await?;
     let partition = &answer.topics[0].partitions[0];
-    Ok((partition.error_code, partition.offset))
+    Ok((partition.error_code, partition.offset, partition.timestamp))
 }
 
 /// Reads random ones of `targets` until the end.
@@ -79,6 +104,8 @@ pub(crate) async fn consume(scene: Rc<Scene>, targets: Vec<Target>, mut random: 
             let target = pick(&mut random, &targets);
             let step = if one_in(&mut random, 8) {
                 look(&scene, &mut connection, target).await
+            } else if one_in(&mut random, 8) {
+                look_up_time(&scene, &mut connection, target, &mut random).await
             } else {
                 poll(&scene, &mut connection, target, &mut positions, &mut random).await
             };
@@ -117,6 +144,48 @@ async fn look(scene: &Scene, connection: &mut Connection, target: Target) -> Res
     Ok(())
 }
 
+/// The first record since some time: none that is known to be since then may stand before it.
+async fn look_up_time(
+    scene: &Scene,
+    connection: &mut Connection,
+    target: Target,
+    random: &mut Random,
+) -> Result<(), Lost> {
+    let (topic, partition) = target;
+    let known = scene
+        .ledger
+        .borrow()
+        .some_timestamp(topic, partition, random.number());
+    let Some(known) = known.filter(|_| !scene.ledger.borrow().topic(topic).is_compacted) else {
+        return Ok(());
+    };
+    let wanted = known + pick(random, &[0, 0, 1, -1]);
+    let before = scene.ledger.borrow().high_watermark(topic, partition);
+    let (code, found, timestamp) = offset_at(scene, connection, target, wanted).await?;
+    // What went meanwhile does not count.
+    let (later_code, start) = list_offset(scene, connection, target, -2).await?;
+    if code != 0 || later_code != 0 {
+        scene.tolerate("ListOffsets", code.max(later_code));
+        return Ok(());
+    }
+    let mut ledger = scene.ledger.borrow_mut();
+    let first = ledger.first_since(target, wanted, (start, before));
+    assert!(
+        first.is_none_or(|first| (0..=first).contains(&found)),
+        "the first record of {target:?} since {wanted} is said to be {found}, {first:?} is"
+    );
+    if found >= 0 {
+        let stamped = ledger.timestamp_at(topic, partition, found);
+        assert!(
+            timestamp >= wanted && stamped.is_none_or(|stamped| stamped == timestamp),
+            "offset {found} of {target:?} is said to be of {timestamp}, it is of {stamped:?}, \
+             {wanted} was asked for"
+        );
+    }
+    ledger.count("times looked up", 1);
+    Ok(())
+}
+
 async fn poll(
     scene: &Scene,
     connection: &mut Connection,
@@ -135,8 +204,8 @@ async fn poll(
     let version = pick(random, &[4, 5, 6, 7, 9, 10, 11, 12]);
     let before = scene.ledger.borrow().high_watermark(target.0, target.1);
     let fetched = fetch(connection, version, &wish).await?;
-    let (records, high_watermark) = match fetched {
-        Fetched::Records(records, high_watermark) => (records, high_watermark),
+    let Batches { records, next, end } = match fetched {
+        Fetched::Records(batches) => batches,
         Fetched::Error(1) => {
             let start = scene.ledger.borrow().log_start(target.0, target.1);
             let (code, earliest) = list_offset(scene, connection, target, -2).await?;
@@ -161,20 +230,21 @@ async fn poll(
     };
     let mut ledger = scene.ledger.borrow_mut();
     ledger.count("fetch requests", 1);
-    ledger.show_high_watermark(target.0, target.1, high_watermark, before);
-    ledger.fetched(target.0, target.1, &records, high_watermark);
-    match records.last() {
-        Some(last) => {
+    ledger.show_high_watermark(target.0, target.1, end, before);
+    ledger.fetched(target.0, target.1, &records, end);
+    let is_compacted = ledger.topic(target.0).is_compacted;
+    match next {
+        Some(next) => {
+            let first = records.first().map_or(next, |first| first.offset);
             assert!(
-                records[0].offset <= *position && *position <= last.offset,
-                "offset {position} was asked for, {}..={} came",
-                records[0].offset,
-                last.offset
+                (is_compacted || first <= *position) && *position < next,
+                "offset {position} was asked for, {first}..{next} came"
             );
-            *position = last.offset + 1;
+            *position = next;
         }
         None => assert!(
-            *position >= before,
+            // A compaction meanwhile may have left nothing below what the broker took for the limit.
+            *position >= before || is_compacted,
             "offset {position} of {target:?} is below the high watermark {before}, nothing came"
         ),
     }
@@ -203,8 +273,8 @@ pub(crate) async fn read_all(
             return Ok(Err(code));
         }
         let mut records: Vec<Record> = Vec::new();
+        let mut next = start;
         loop {
-            let next = records.last().map_or(start, |last| last.offset + 1);
             let mut wish = of(scene, target, next);
             wish.max_bytes = 1 << 20;
             wish.partition_max_bytes = 1 << 20;
@@ -212,12 +282,13 @@ pub(crate) async fn read_all(
                 // Retention was faster.
                 Fetched::Error(1) => continue 'again,
                 Fetched::Error(code) => return Ok(Err(code)),
-                Fetched::Records(more, end) => {
-                    let more = more.into_iter().filter(|record| record.offset >= next);
-                    let count = records.len();
-                    records.extend(more);
-                    let next = records.last().map_or(start, |last| last.offset + 1);
-                    if records.len() == count || next >= end {
+                Fetched::Records(more) => {
+                    let end = more.end;
+                    let new = more.records.into_iter();
+                    records.extend(new.filter(|record| record.offset >= next));
+                    let before = next;
+                    next = more.next.unwrap_or(next);
+                    if next <= before || next >= end {
                         return Ok(Ok(Contents {
                             start,
                             records,

@@ -36,7 +36,10 @@ pub(crate) fn check(world: &World, config: &BrokerConfig, ledger: &Ledger) -> u6
         // Retention takes whole segments from the beginning.
         let mut next = segments.first().map_or(0, |(base, _)| *base);
         for (base, path) in segments {
-            let may_have_gaps = directory.contains("__consumer_offsets");
+            let is_compacted = |part: &str| directory.contains(part);
+            let may_have_gaps = ["/__consumer_offsets-", "/delta-"]
+                .into_iter()
+                .any(is_compacted);
             assert!(
                 base == next || may_have_gaps && base > next,
                 "{path} does not follow the segment before it, which ends at {next}"

@@ -1,7 +1,7 @@
 //! One history: generations of the broker on one disk, each of which ends as the seed wants it,
 //! while the same clients go on; at the end everything is read back.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::group;
 use crate::ledger::{Ending, Ledger};
 use crate::node::{LISTENER, Node, Phase};
 use crate::producer::{self, Target};
+use crate::rot;
 use crate::scene::{STABLE_TOPICS, Scene, begin_story, hash_of_story, one_in, pick, size, within};
 use crate::weather::Weather;
 
@@ -64,13 +65,26 @@ pub(crate) fn run(seed: u64, is_shown: bool) -> Report {
     let world = World::new(seed);
     let config = configuration(&mut random);
     let is_durable = config.ringlog.durability == ringlog::config::Durability::Durable;
-    let scene = Scene::new(Crowd::new(&world), Ledger::new(is_durable), LISTENER);
+    let settings = &config.settings;
+    // Longer than a jump of the clock that is believed at once.
+    let long_ms = 10 * 60 * 60 * 1000;
+    let keeps_all = settings.integer("log.retention.bytes") == Some(-1)
+        && settings
+            .integer("log.retention.ms")
+            .is_some_and(|ms| ms == -1 || ms >= long_ms);
+    let ledger = Ledger::new(is_durable, keeps_all);
+    let scene = Scene::new(Crowd::new(&world), ledger, LISTENER);
     scene.tell(&format!(
-        "seed {seed}: {:?}, {} shards, {} log directories, journal of {} KiB",
+        "seed {seed}: {:?}, {} shards, {} log directories, journal of {} KiB{}",
         config.ringlog.durability,
         config.ringlog.cores,
         config.log_dirs.len(),
         config.ringlog.journal_bytes / 1024,
+        if settings.boolean("log.preallocate") {
+            ", preallocated"
+        } else {
+            ""
+        },
     ));
     let mut history = History {
         world: world.clone(),
@@ -147,7 +161,14 @@ fn configuration(random: &mut Random) -> BrokerConfig {
             pick(random, &[20_000, 1_000_000])
         ),
         // Records are stamped now: 1 ms lets all of them go as soon as they may.
-        format!("log.retention.ms={}", pick(random, &[-1, -1, -1, 1, 100])),
+        format!(
+            "log.retention.ms={}",
+            pick(random, &[-1, -1, 36_000_000, 1, 100])
+        ),
+        format!(
+            "ringlog.disk.reserve.bytes={}",
+            pick(random, &[0, 300_000, 1_500_000])
+        ),
     ];
     let layers = Layers {
         overrides: overrides.to_vec(),
@@ -270,6 +291,8 @@ impl History {
         let scene = &self.scene;
         scene.generation.set(scene.generation.get() + 1);
         scene.gate.set(false);
+        scene.pause.set(Duration::ZERO);
+        scene.set_wall(0);
         scene.is_troubled.set(weather.is_troubled());
         scene.tell(&format!(
             "generation {}: {weather:?}",
@@ -297,6 +320,12 @@ impl History {
         let mut wake = self.world.now();
         let is_over = || done() || matches!(node.phase(), Phase::Failed(_));
         loop {
+            let pause = scene.pause.take();
+            if pause > Duration::ZERO {
+                scene.tell(&format!("the process stands still for {pause:?}"));
+                scene.ledger.borrow_mut().count("pauses", 1);
+                self.world.run_for(&[], pause);
+            }
             let limit = wake.since(self.world.now());
             self.world.run(node.ios(), limit, || {
                 let deadline = scene.crowd.poll();
@@ -412,8 +441,33 @@ impl History {
             .ledger
             .borrow_mut()
             .count("bytes of logs read from the disk", size(bytes));
-        let node = self.start_fair();
-        self.kill(node);
+        if one_in(&mut self.random, 2) {
+            let node = self.start_fair();
+            self.kill(node);
+        }
+        self.rot();
+    }
+
+    /// A bit is flipped, and everything that is not damaged is read back.
+    fn rot(&mut self) {
+        let Some(path) = rot::flip(&self.world, &mut self.random) else {
+            return;
+        };
+        let scene = self.scene.clone();
+        scene.generation.set(scene.generation.get() + 1);
+        Weather::FAIR.begin(&self.world, &mut self.random);
+        let seed = self.random.number();
+        let node = Node::start(&self.world, &self.config, &self.zookeeper, seed);
+        let is_done = Rc::new(Cell::new(false));
+        let reader = rot::read_around(scene.clone(), path, is_done.clone());
+        scene.crowd.spawn(reader);
+        self.drive(&node, PATIENCE, u64::MAX, || is_done.get());
+        assert!(
+            is_done.get(),
+            "with a flipped bit the broker does not serve: {:?}",
+            node.phase()
+        );
+        node.kill();
     }
 
     fn start_fair(&mut self) -> Node {

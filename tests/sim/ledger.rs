@@ -6,6 +6,8 @@
 //!   the log start offset has passed it;
 //! - records of one lane (a connection, or an idempotent producer) stand in the order sent.
 //!
+//! - of a compacted topic only the last record of each key must stay, and none may move.
+//!
 //! Promises end: what only the page cache had may be lost with the power ([`Promise::Process`]),
 //! what was acknowledged durable never is ([`Promise::Power`]). [`Ledger::reconcile`] settles the
 //! accounts after each start of the broker, before clients may go on.
@@ -16,6 +18,7 @@ use ringlog_tests::records::Record;
 use uuid::Uuid;
 
 use crate::consumer::Contents;
+use crate::scene::COMPACTED_TOPIC;
 
 /// Names a record.
 pub(crate) type Id = u64;
@@ -44,13 +47,23 @@ struct Sent {
     topic: usize,
     partition: i32,
     lane: u64,
+    key: Option<Vec<u8>>,
     value: Vec<u8>,
+    /// -1 for none, once it was encoded.
+    timestamp: Option<i64>,
     offset: Option<i64>,
     promise: Promise,
     /// It may not appear: it was refused, or lost with the broker that had it.
     is_gone: bool,
     /// Its producer may send it again after a crash.
     may_retry: bool,
+}
+
+/// Keys of a compacted topic.
+const KEYS: u64 = 12;
+
+fn is_within(offsets: &[i64], start: i64, end: i64) -> bool {
+    offsets.is_sorted_by(|a, b| a < b) && offsets.iter().all(|offset| (start..end).contains(offset))
 }
 
 /// What is known of a partition.
@@ -63,6 +76,8 @@ struct Partition {
     high_watermark: i64,
     /// The highest log start offset that was ever shown: it is durable before, and never goes back.
     log_start: i64,
+    /// Records up to here were asked to be deleted.
+    unwanted: i64,
 }
 
 /// How sure it is that a topic exists.
@@ -86,6 +101,8 @@ pub(crate) struct Topic {
     pub(crate) id: Option<Uuid>,
     /// Whether it exists.
     pub(crate) existence: Existence,
+    /// Only the last record of each key must stay.
+    pub(crate) is_compacted: bool,
     /// A deletion was tried once: its records may be lost.
     is_doomed: bool,
     partitions: Vec<Partition>,
@@ -116,6 +133,8 @@ type CommitKey = (String, String, i32);
 pub(crate) struct Ledger {
     /// Whether acks=all means stable storage.
     pub(crate) is_durable: bool,
+    /// Whether nothing is old or much enough to be deleted without being asked for.
+    pub(crate) keeps_all: bool,
     records: BTreeMap<Id, Sent>,
     topics: Vec<Topic>,
     commits: BTreeMap<CommitKey, Commits>,
@@ -128,9 +147,10 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Empty books.
-    pub(crate) fn new(is_durable: bool) -> Ledger {
+    pub(crate) fn new(is_durable: bool, keeps_all: bool) -> Ledger {
         Ledger {
             is_durable,
+            keeps_all,
             records: BTreeMap::new(),
             topics: Vec::new(),
             commits: BTreeMap::new(),
@@ -168,6 +188,7 @@ impl Ledger {
             name: name.to_owned(),
             id: None,
             existence: Existence::Wanted,
+            is_compacted: name == COMPACTED_TOPIC,
             is_doomed: false,
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
         });
@@ -290,11 +311,14 @@ impl Ledger {
             filler = filler.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
             value.extend_from_slice(&filler.to_be_bytes());
         }
+        let is_keyed = self.topics[topic].is_compacted;
         let sent = Sent {
             topic,
             partition,
             lane,
+            key: is_keyed.then(|| format!("key {}", filler.rotate_left(9) % KEYS).into_bytes()),
             value: value.clone(),
+            timestamp: None,
             offset: None,
             promise: Promise::None,
             is_gone: false,
@@ -304,6 +328,25 @@ impl Ledger {
         self.partition_mut(topic, partition).sent.insert(id);
         self.count("records sent", 1);
         (id, value)
+    }
+
+    /// Whether records may be missing in the middle without a trace: without a journal the loss of power
+    /// may take any segment that was not synced, and a gap in a compacted log may be the compaction's.
+    pub(crate) fn may_have_holes(&self, topic: usize) -> bool {
+        self.topics[topic].is_compacted && !self.is_durable
+    }
+
+    /// The keys of records of a compacted topic.
+    pub(crate) fn keys(&self, ids: &[Id]) -> Option<Vec<Vec<u8>>> {
+        ids.iter().map(|id| self.records[id].key.clone()).collect()
+    }
+
+    /// The records were stamped, 1 ms apart from `first` on, or not at all.
+    pub(crate) fn stamped(&mut self, ids: &[Id], first: Option<i64>) {
+        for (delta, id) in (0..).zip(ids) {
+            let record = self.records.get_mut(id).expect("sent");
+            record.timestamp = Some(first.map_or(-1, |first| first + delta));
+        }
     }
 
     fn partition_mut(&mut self, topic: usize, partition: i32) -> &mut Partition {
@@ -424,24 +467,74 @@ impl Ledger {
             shown >= before,
             "the log start offset of {name}-{partition} went back from {before} to {shown}"
         );
+        let keeps_all = self.keeps_all || self.topics[topic].is_compacted;
         let partition = self.partition_mut(topic, partition);
         if shown > partition.log_start {
+            assert!(
+                !keeps_all || shown <= partition.unwanted,
+                "the log start offset of {name} is {shown}: records were deleted that nobody wanted to \
+                 be deleted, but for those below {}",
+                partition.unwanted
+            );
             partition.log_start = shown;
             self.count("log start offsets raised", 1);
         }
+    }
+
+    /// The records below `offset` are asked to be deleted.
+    pub(crate) fn unwanted(&mut self, topic: usize, partition: i32, offset: i64) {
+        let partition = self.partition_mut(topic, partition);
+        partition.unwanted = partition.unwanted.max(offset);
+    }
+
+    // ---- times -----------------------------------------------------------------------------
+
+    /// The timestamp of a record that is known to stand somewhere.
+    pub(crate) fn some_timestamp(&self, topic: usize, partition: i32, number: u64) -> Option<i64> {
+        let seen = &self.partition(topic, partition).seen;
+        let index = number.checked_rem(seen.len() as u64)?;
+        let id = seen.values().nth(usize::try_from(index).ok()?)?;
+        self.records[id]
+            .timestamp
+            .filter(|timestamp| *timestamp >= 0)
+    }
+
+    /// The first offset from `start` to `end` that is known to have a timestamp of at least `timestamp`.
+    pub(crate) fn first_since(
+        &self,
+        (topic, partition): (usize, i32),
+        timestamp: i64,
+        (start, end): (i64, i64),
+    ) -> Option<i64> {
+        let seen = &self.partition(topic, partition).seen;
+        let mut later = seen.range(start.min(end)..end).filter(|(_, id)| {
+            let found = self.records[*id].timestamp;
+            found.is_some_and(|found| found >= timestamp)
+        });
+        later.next().map(|(offset, _)| *offset)
+    }
+
+    /// The timestamp of the record at an offset, if it is known.
+    pub(crate) fn timestamp_at(&self, topic: usize, partition: i32, offset: i64) -> Option<i64> {
+        let id = self.partition(topic, partition).seen.get(&offset)?;
+        self.records[id].timestamp
     }
 
     /// Records were fetched below the high watermark.
     pub(crate) fn fetched(&mut self, topic: usize, partition: i32, records: &[Record], limit: i64) {
         let promise = self.promise_of(-1);
         self.count("records fetched", records.len());
+        let (is_compacted, start) = (
+            self.topics[topic].is_compacted,
+            self.log_start(topic, partition),
+        );
         let mut expected = None;
         for record in records {
             let offset = record.offset;
-            assert_eq!(
-                *expected.get_or_insert(offset),
-                offset,
-                "a gap in the offsets"
+            let due = *expected.get_or_insert(offset);
+            assert!(
+                offset == due || is_compacted && offset > due,
+                "offset {offset} where {due} is due"
             );
             expected = Some(offset + 1);
             assert!(
@@ -449,7 +542,10 @@ impl Ledger {
                 "offset {offset} was fetched above the high watermark {limit}"
             );
             let id = self.identify(topic, partition, record);
-            self.stands(id, offset, promise);
+            // What lies before the log start offset in the same batch is no longer anybody's business.
+            if offset >= start {
+                self.stands(id, offset, promise);
+            }
         }
     }
 
@@ -471,9 +567,11 @@ impl Ledger {
             "r{id} at offset {offset} belongs to another partition"
         );
         assert!(
-            sent.value == value,
+            sent.value == value && sent.key == record.key,
             "r{id} at offset {offset} has other bytes"
         );
+        let (stamped, found) = (sent.timestamp.unwrap_or(record.timestamp), record.timestamp);
+        assert_eq!(stamped, found, "the timestamp of r{id} at offset {offset}");
         id
     }
 
@@ -493,33 +591,72 @@ impl Ledger {
         let before = self.log_start(topic, partition);
         self.show_log_start(topic, partition, start, before);
         let name = format!("{}-{partition}", self.topics[topic].name);
-        let is_doomed = self.topics[topic].is_doomed;
-        let kept = |promise: Promise| match ending {
-            Ending::Process => promise >= Promise::Process,
-            Ending::Power => promise >= Promise::Power,
-        };
-        let expected: Vec<i64> = (start..end).collect();
         let offsets: Vec<i64> = records.iter().map(|record| record.offset).collect();
+        let is_compacted = self.topics[topic].is_compacted;
         assert!(
-            offsets == expected,
+            offsets.iter().copied().eq(start..end)
+                || is_compacted && is_within(&offsets, start, end),
             "{name} has a gap: offsets {offsets:?} of {start} to {end}"
         );
         let found: BTreeMap<Id, i64> = records
             .iter()
             .map(|record| (self.identify(topic, partition, record), record.offset))
             .collect();
-        let sent = self.partition(topic, partition).sent.clone();
+        let superseded = self.judge_missing((topic, partition), contents, &found, ending);
         let promise_now = self.promise_of(-1);
-        let mut lost = 0;
-        for id in &sent {
+        self.partition_mut(topic, partition)
+            .seen
+            .retain(|offset, id| {
+                *offset < start || found.contains_key(id) || superseded.contains(id)
+            });
+        self.count("records compacted away", superseded.len());
+        self.check_order(&name, records, (topic, partition));
+        for (id, offset) in found {
+            self.stands(id, offset, promise_now);
+        }
+        self.partition_mut(topic, partition).high_watermark = end;
+        self.count("partitions reconciled", 1);
+    }
+
+    /// Of what was sent and is not found, what compaction may have taken; the rest must not have been
+    /// promised.
+    fn judge_missing(
+        &mut self,
+        (topic, partition): (usize, i32),
+        contents: &Contents,
+        found: &BTreeMap<Id, i64>,
+        ending: Ending,
+    ) -> BTreeSet<Id> {
+        let (start, end) = (contents.start, contents.end);
+        let name = format!("{}-{partition}", self.topics[topic].name);
+        let is_doomed = self.topics[topic].is_doomed;
+        let kept = |promise: Promise| match ending {
+            Ending::Process => promise >= Promise::Process,
+            Ending::Power => promise >= Promise::Power,
+        };
+        let keyed = contents.records.iter();
+        let newest_of_keys: BTreeMap<&[u8], i64> = keyed
+            .filter_map(|record| Some((record.key.as_deref()?, record.offset)))
+            .collect();
+        let sent = self.partition(topic, partition).sent.clone();
+        let (mut lost, mut superseded) = (0, BTreeSet::new());
+        for id in sent.difference(&found.keys().copied().collect()) {
             let record = self.records.get_mut(id).expect("sent");
-            if found.contains_key(id) {
+            // Compaction may take what a later record of the same key has replaced; what was
+            // acknowledged as a duplicate stands nobody knows where.
+            let key = record.key.as_deref();
+            let newest = key.and_then(|key| newest_of_keys.get(key));
+            let is_superseded = newest.is_some_and(|newest| match record.offset {
+                Some(offset) => *newest > offset,
+                None => record.promise > Promise::None,
+            });
+            if is_superseded {
+                superseded.insert(*id);
                 continue;
             }
-            // Retention may take what stands below the log start offset, and what was acknowledged
-            // as a duplicate stands nobody knows where.
+            // The same of retention, which takes what stands below the log start offset.
             let is_retained = record.offset.map_or(start == 0, |offset| offset >= start);
-            if !is_retained && record.promise > Promise::None {
+            if !is_retained && record.promise > Promise::None && kept(record.promise) {
                 continue;
             }
             assert!(
@@ -529,22 +666,12 @@ impl Ledger {
                 record.promise,
                 record.offset
             );
-            if record.offset.take().is_some() {
-                lost += 1;
-            }
+            lost += usize::from(record.offset.take().is_some());
             record.promise = Promise::None;
             record.is_gone |= !record.may_retry;
         }
         self.count("records lost as allowed", lost);
-        self.partition_mut(topic, partition)
-            .seen
-            .retain(|offset, id| *offset < start || found.contains_key(id));
-        self.check_order(&name, records, (topic, partition));
-        for (id, offset) in found {
-            self.stands(id, offset, promise_now);
-        }
-        self.partition_mut(topic, partition).high_watermark = end;
-        self.count("partitions reconciled", 1);
+        superseded
     }
 
     fn check_order(&self, name: &str, records: &[Record], (topic, partition): (usize, i32)) {

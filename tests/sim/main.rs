@@ -8,11 +8,13 @@
 //! | `weather.rs` | what goes wrong meanwhile |
 //! | `ledger.rs` | what was promised, and the checks |
 //! | `admin.rs`, `producer.rs`, `consumer.rs`, `group.rs` | the clients |
-//! | `disk.rs` | the files after a clean stop |
+//! | `disk.rs`, `rot.rs` | the files after a clean stop; a flipped bit in one of them |
 //! | `scene.rs`, `crowd.rs`, `connection.rs` | what the clients stand on |
 //!
 //! `RINGLOG_SIM_SEEDS=n` runs n seeds instead of 240, `RINGLOG_SIM_FIRST=n` begins with another
-//! one, `RINGLOG_SEED=s` replays one and prints its story.
+//! one, `RINGLOG_SIM_SECONDS=n` begins no seed after so long, `RINGLOG_SIM_FAILURES=n` ends a run after
+//! so many failing seeds; `RINGLOG_SEED=s` replays one and prints its story. `plants.py` proves that
+//! mistakes are found.
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -25,6 +27,7 @@ mod history;
 mod ledger;
 mod node;
 mod producer;
+mod rot;
 mod scene;
 mod weather;
 
@@ -40,8 +43,8 @@ use history::Report;
 const SEEDS: u64 = 240;
 /// Every so many seeds run twice and must do the same.
 const REPEATED: u64 = 40;
-/// Failing seeds after which a run ends.
-const FAILURES_MAX: usize = 5;
+/// Failing seeds after which an ordinary run ends.
+const FAILURES_MAX: u64 = 5;
 
 /// Kinds of faults that a run must have seen.
 const FAULTS: [&str; 15] = [
@@ -161,6 +164,8 @@ fn what_was_acknowledged_survives() {
     }
     let first = number("RINGLOG_SIM_FIRST").unwrap_or(0);
     let count = number("RINGLOG_SIM_SEEDS").unwrap_or(SEEDS);
+    let failures_max = number("RINGLOG_SIM_FAILURES").unwrap_or(FAILURES_MAX);
+    let limit = number("RINGLOG_SIM_SECONDS").map_or(Duration::MAX, Duration::from_secs);
     let began = Instant::now();
     let next = AtomicU64::new(first);
     let totals = Mutex::new(Totals::default());
@@ -171,7 +176,8 @@ fn what_was_acknowledged_survives() {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     let failures = totals.lock().expect("no panic while held").failures.len();
-                    if seed >= first + count || failures >= FAILURES_MAX {
+                    let is_enough = failures as u64 >= failures_max || began.elapsed() >= limit;
+                    if seed >= first + count || is_enough {
                         return;
                     }
                     run_seed(seed, &totals);
@@ -187,13 +193,23 @@ fn what_was_acknowledged_survives() {
         totals.failures.len()
     );
     // A handful of seeds does not meet everything.
-    let rare = RARE_FAULTS.iter().filter(|_| count >= 2000);
-    for fault in FAULTS.iter().filter(|_| count >= 200).chain(rare) {
+    let rare = RARE_FAULTS.iter().filter(|_| totals.seeds >= 2000);
+    for fault in FAULTS.iter().filter(|_| totals.seeds >= 200).chain(rare) {
         assert!(
             totals.faults.contains_key(fault),
             "no {fault:?} in the whole run"
         );
     }
+}
+
+#[test]
+fn every_planted_bug_still_has_its_place() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/sim/plants.py");
+    let mut check = std::process::Command::new("python3");
+    let checked = check.args([script, "--check"]).output();
+    let checked = checked.expect("python3 is installed");
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{said}");
 }
 
 fn print(totals: &Totals, first: u64, count: u64, elapsed: Duration) {

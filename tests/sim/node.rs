@@ -18,6 +18,7 @@ use ringlog::metadata::controller::Controller;
 use ringlog::metadata::ensemble::{Ensemble, SimulatedTree};
 use ringlog::metadata::reconcile::{self, Change};
 use ringlog::metadata::store::Store;
+use ringlog::room::{self, Ballast};
 use ringlog::serve::write_end;
 use ringlog::shard::{Job, Mesh};
 use ringlog_engine::io::sim::World;
@@ -152,6 +153,7 @@ async fn run(
     let config = &shared.config;
     let mut random = fastrand::Rng::with_seed(seed);
     boot::create_directories_of(io, config).await?;
+    Ballast::new(config).release(io).await;
     let (listener, address) = io.listen(LISTENER, 50).map_err(|error| error.to_string())?;
     let bound = BoundListener {
         name: "PLAINTEXT".to_owned(),
@@ -167,6 +169,7 @@ async fn run(
     cluster::enroll(&ensemble, config, &found).await?;
     let (image, partitions) = (Arc::new(found.image), Arc::new(found.partitions));
     let broker = Arc::new(Broker::new(config.clone(), found.cluster_id, vec![bound]));
+    room::look(io, &broker).await;
     let mut mesh = Mesh::new(config.ringlog.cores);
     for (id, shard_io) in ios[1..].iter().enumerate() {
         let beginning = Beginning {

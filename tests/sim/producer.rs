@@ -46,8 +46,15 @@ fn values(
 }
 
 /// A plain batch or, for old versions, a message set.
-fn encode(scene: &Scene, version: i16, values: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+fn encode(
+    scene: &Scene,
+    version: i16,
+    (ids, values): (&[Id], &[Vec<u8>]),
+    random: &mut Random,
+) -> Vec<u8> {
     let now = scene.crowd.world().wall_ms();
+    let stamp = (version >= 2).then_some(now);
+    scene.ledger.borrow_mut().stamped(ids, stamp);
     if version < 3 {
         let magic = if version < 2 { 0 } else { 1 };
         let codec = pick(
@@ -64,10 +71,21 @@ fn encode(scene: &Scene, version: i16, values: &[Vec<u8>], random: &mut Random) 
         Codec::Lz4,
         Codec::Gzip,
     ];
-    Batch::of(values)
+    batch(scene, ids, values)
         .at(now)
         .compressed(pick(random, &codecs))
         .encode()
+}
+
+/// A batch with keys, if the topic is compacted.
+fn batch(scene: &Scene, ids: &[Id], values: &[Vec<u8>]) -> Batch {
+    match scene.ledger.borrow().keys(ids) {
+        Some(keys) => {
+            let records = keys.into_iter().zip(values.iter().map(Some));
+            Batch::keyed(&records.collect::<Vec<_>>())
+        }
+        None => Batch::of(values),
+    }
 }
 
 fn request(scene: &Scene, (topic, partition): Target, acks: i16, bytes: Vec<u8>) -> ProduceRequest {
@@ -123,9 +141,12 @@ pub(crate) async fn round(
     let mut pending = VecDeque::new();
     for target in targets {
         let acks = pick(random, &[-1, -1, -1, 1, 1, 0]);
-        let version = pick(random, &[0, 1, 2, 3, 5, 7, 8, 9, 9]);
+        let mut version = pick(random, &[0, 1, 2, 3, 5, 7, 8, 9, 9]);
+        if scene.ledger.borrow().topic(target.0).is_compacted {
+            version = version.max(3);
+        }
         let (ids, values) = values(scene, *target, lane, false, random);
-        let bytes = encode(scene, version, &values, random);
+        let bytes = encode(scene, version, (&ids, &values), random);
         scene.tell(&format!(
             "lane {lane} sends r{}..={} to {target:?}, acks {acks}, v{version}",
             ids[0],
@@ -321,7 +342,9 @@ impl Idempotent {
                 return;
             }
             let (ids, values) = values(&scene, target, lane.number, true, &mut self.random);
-            let batch = Batch::of(&values).at(scene.crowd.world().wall_ms());
+            let now = scene.crowd.world().wall_ms();
+            scene.ledger.borrow_mut().stamped(&ids, Some(now));
+            let batch = batch(&scene, &ids, &values).at(now);
             let bytes = batch
                 .by_producer(self.producer_id, 0, lane.next_sequence)
                 .encode();

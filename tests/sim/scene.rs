@@ -25,6 +25,8 @@ thread_local! {
 /// What happened, line by line.
 #[derive(Default)]
 struct Story {
+    /// The first line.
+    head: String,
     lines: VecDeque<String>,
     is_shown: bool,
     hash: u64,
@@ -51,6 +53,9 @@ pub(crate) fn tell(line: &str) {
         if story.is_shown {
             eprintln!("{line}");
         }
+        if story.head.is_empty() {
+            story.head.clone_from(&line);
+        }
         if story.lines.len() == TAIL_LINES {
             story.lines.pop_front();
         }
@@ -58,9 +63,15 @@ pub(crate) fn tell(line: &str) {
     });
 }
 
-/// The last lines.
+/// The first and the last lines.
 pub(crate) fn tail_of_story() -> Vec<String> {
-    STORY.with_borrow(|story| story.lines.iter().cloned().collect())
+    STORY.with_borrow(|story| {
+        [&story.head]
+            .into_iter()
+            .chain(&story.lines)
+            .cloned()
+            .collect()
+    })
 }
 
 /// The hash of all lines.
@@ -69,7 +80,10 @@ pub(crate) fn hash_of_story() -> u64 {
 }
 
 /// What the topics are that no client deletes.
-pub(crate) const STABLE_TOPICS: [(&str, i32); 2] = [("alpha", 3), ("beta", 1)];
+pub(crate) const STABLE_TOPICS: [(&str, i32); 3] =
+    [("alpha", 3), ("beta", 1), (COMPACTED_TOPIC, 1)];
+/// The one of them that is compacted.
+pub(crate) const COMPACTED_TOPIC: &str = "delta";
 /// The topic that comes and goes.
 pub(crate) const FLEETING_TOPIC: &str = "gamma";
 
@@ -87,6 +101,10 @@ pub(crate) struct Scene {
     pub(crate) quit: Cell<bool>,
     /// Whether the disk may fail in this generation, or the broker is ending.
     pub(crate) is_troubled: Cell<bool>,
+    /// The broker's process is to stand still for so long.
+    pub(crate) pause: Cell<Duration>,
+    /// How far the wall clock has jumped, in milliseconds.
+    jumped_ms: Cell<i64>,
     /// Number of the running generation.
     pub(crate) generation: Cell<u32>,
     /// Lanes given out.
@@ -103,6 +121,8 @@ impl Scene {
             gate: Cell::new(false),
             quit: Cell::new(false),
             is_troubled: Cell::new(false),
+            pause: Cell::default(),
+            jumped_ms: Cell::default(),
             generation: Cell::new(0),
             lanes: Cell::new(0),
         })
@@ -149,6 +169,12 @@ impl Scene {
     /// Sleeps.
     pub(crate) async fn pause(&self, milliseconds: u64) {
         self.crowd.sleep(Duration::from_millis(milliseconds)).await;
+    }
+
+    /// Lets the wall clock jump to `milliseconds` from where it should be.
+    pub(crate) fn set_wall(&self, milliseconds: i64) {
+        let before = self.jumped_ms.replace(milliseconds);
+        self.crowd.world().jump_wall(milliseconds - before);
     }
 
     /// Connects to the broker.

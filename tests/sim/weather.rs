@@ -36,6 +36,10 @@ pub(crate) struct Weather {
     /// The disk is small.
     is_full: bool,
     has_stalls: bool,
+    /// The wall clock jumps.
+    has_jumps: bool,
+    /// The process stands still for a while.
+    has_pauses: bool,
     has_resets: bool,
     has_delays: bool,
 }
@@ -47,6 +51,8 @@ impl Weather {
         has_accidents: false,
         is_full: false,
         has_stalls: false,
+        has_jumps: false,
+        has_pauses: false,
         has_resets: false,
         has_delays: false,
     };
@@ -58,6 +64,8 @@ impl Weather {
             has_accidents: one_in(random, 5),
             is_full: one_in(random, 12),
             has_stalls: one_in(random, 4),
+            has_jumps: one_in(random, 4),
+            has_pauses: one_in(random, 5),
             has_resets: one_in(random, 2),
             has_delays: one_in(random, 3),
         }
@@ -105,7 +113,8 @@ impl Weather {
     /// Accidents while the generation runs.
     pub(crate) async fn accidents(self, scene: Rc<Scene>, mut random: Random) {
         let generation = scene.generation.get();
-        if !self.has_accidents && !self.has_stalls {
+        let has_any = self.has_accidents || self.has_stalls || self.is_full;
+        if !has_any && !self.has_jumps && !self.has_pauses {
             return;
         }
         loop {
@@ -117,6 +126,27 @@ impl Weather {
                 let (fault, path) = (pick(&mut random, &FAULTS), pick(&mut random, &PATHS));
                 scene.tell(&format!("weather: the next {fault:?} strikes {path:?}"));
                 scene.crowd.world().fail_next(fault, path);
+            }
+            // Before it serves, whatever the clock says is its time.
+            if self.has_jumps && scene.gate.get() && one_in(&mut random, 2) {
+                let furthest = 3 * 24 * 3600;
+                let seconds = pick(&mut random, &[0, 1, 3599, 3 * 3600, furthest]);
+                // Back again everything before would be old.
+                let is_back = !scene.ledger.borrow().keeps_all && one_in(&mut random, 2);
+                let seconds = if is_back { -seconds } else { seconds };
+                scene.tell(&format!("weather: the wall clock jumps to {seconds} s off"));
+                scene.set_wall(seconds * 1000);
+                scene.ledger.borrow_mut().count("jumps of the clock", 1);
+            }
+            if self.has_pauses && one_in(&mut random, 4) {
+                let pause = Duration::from_millis(within(&mut random, 20, 4000));
+                scene.pause.set(pause);
+            }
+            if self.is_full && one_in(&mut random, 6) {
+                scene.tell("weather: the disk has room again");
+                let roomy = Config::default().disk.capacity_bytes;
+                let world = scene.crowd.world();
+                world.configure(|config| config.disk.capacity_bytes = roomy);
             }
             if self.has_stalls && one_in(&mut random, 3) {
                 let stall = Duration::from_millis(within(&mut random, 1, 200));

@@ -349,6 +349,8 @@ pub struct Contents {
     pub leader_epochs: Vec<i32>,
     /// Whether an incomplete entry ended it.
     pub partial: bool,
+    /// The offset behind the last complete entry, which may be behind its last record after a compaction.
+    pub next_offset: Option<i64>,
 }
 
 /// Reads the records of a fetch answer; checksums are verified, a cut last entry is allowed.
@@ -364,9 +366,15 @@ pub fn read(mut bytes: &[u8]) -> Contents {
             contents.partial = true;
             break;
         }
+        assert!(length > position::MAGIC, "an entry of {length} bytes");
         let (entry, rest) = bytes.split_at(length);
         let magic = entry[position::MAGIC];
         contents.magics.push(magic);
+        let mut next_offset = (&entry[position::BASE_OFFSET..]).get_i64() + 1;
+        if magic == 2 {
+            next_offset += i64::from((&entry[position::LAST_OFFSET_DELTA..]).get_i32());
+        }
+        contents.next_offset = Some(next_offset);
         if magic == 2 {
             read_batch(entry, &mut contents);
         } else {

@@ -2,8 +2,10 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `limits.rs` | file handles: none is left behind, and logs get theirs first |
 //! | `place.rs` | a directory with known records, and ways to hurt it |
 //! | `adopt.rs` | directories that another broker left |
+//! | `bad_directory.rs` | every kind of file, hurt in every way |
 //! | `cold.rs` | damage that a consumer or the scrub comes upon |
 //! | `full_disk.rs` | a full disk: what is refused and what goes on |
 //! | `golden.rs` | directories of releases, which later ones must open |
@@ -11,8 +13,10 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod bad_directory;
 mod cold;
 mod fsck;
 mod full_disk;
 mod golden;
+mod limits;
 mod place;

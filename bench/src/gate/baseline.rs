@@ -23,6 +23,10 @@ const ALLOCATIONS_SHARE: f64 = 0.015;
 /// Instructions of copying that may come to an item without more ado: a copy of a hundred bytes has
 /// more, and what an unrelated change moves has less.
 const COPYING_SLACK: f64 = 20.0;
+/// Timers and requests that come in two pieces: see results/ for how far counters go by themselves.
+const COUNTER_LIMIT: f64 = 0.03;
+/// One more ring entry, system call or sync in every tenth request is a change of the code.
+const COUNTER_SLACK: f64 = 0.1;
 
 /// What makes instruction counts comparable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +89,28 @@ fn copying_limit() -> f64 {
     0.05
 }
 
+/// What one request asks of the kernel, counted by the broker; timers may add a little.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Counter {
+    /// The load, and what is counted.
+    pub(crate) name: String,
+    /// Per request.
+    pub(crate) value: f64,
+    /// An increase beyond this share, and [`COUNTER_SLACK`], fails.
+    pub(crate) limit: f64,
+}
+
+impl Counter {
+    /// What was counted, with the limit of new counters.
+    pub(crate) fn new(name: String, value: f64) -> Self {
+        Self {
+            name,
+            value,
+            limit: COUNTER_LIMIT,
+        }
+    }
+}
+
 /// One measured cost; noisy, so that only a multiple fails.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Cost {
@@ -108,6 +134,9 @@ pub(crate) struct Baseline {
     pub(crate) tools: Tools,
     /// Counted.
     pub(crate) entries: Vec<Entry>,
+    /// Counted by the broker; none in a baseline of before there were any.
+    #[serde(default)]
+    pub(crate) counters: Vec<Counter>,
     /// Measured.
     pub(crate) costs: Vec<Cost>,
 }
@@ -121,6 +150,7 @@ impl Baseline {
             machine,
             tools,
             entries: Vec::new(),
+            counters: Vec::new(),
             costs: Vec::new(),
         }
     }
@@ -164,6 +194,19 @@ impl Baseline {
                 None => self.entries.push(entry),
             }
         }
+        for mut counter in measured.counters {
+            match self
+                .counters
+                .iter_mut()
+                .find(|old| old.name == counter.name)
+            {
+                Some(old) => {
+                    counter.limit = old.limit;
+                    *old = counter;
+                }
+                None => self.counters.push(counter),
+            }
+        }
         for mut cost in measured.costs {
             match self.costs.iter_mut().find(|old| old.name == cost.name) {
                 Some(old) => {
@@ -197,11 +240,11 @@ pub(crate) enum Verdict {
 pub(crate) struct Line {
     /// What it is about.
     pub(crate) name: String,
-    /// Counted, not measured.
+    /// Counted in instructions, in which a slow-down of a few per cent shows.
     pub(crate) is_counted: bool,
     /// How it stands.
     pub(crate) verdict: Verdict,
-    /// New divided by old, less 1: of the instructions, or of the cost.
+    /// New divided by old, less 1: of the instructions, or of the cost; of a counter the difference.
     pub(crate) change: Option<f64>,
     /// For a person.
     pub(crate) text: String,
@@ -235,6 +278,13 @@ impl Comparison {
         for now in &measured.entries {
             let before = baseline.entries.iter().find(|old| old.name == now.name);
             lines.push(compare_entry(before, now, wider));
+        }
+        for now in &measured.counters {
+            let before = baseline.counters.iter().find(|old| old.name == now.name);
+            lines.push(Line {
+                is_counted: false,
+                ..compare_counter(before, now)
+            });
         }
         let same_machine = baseline.machine == measured.machine;
         if !same_machine && !measured.costs.is_empty() {
@@ -321,6 +371,26 @@ fn told_copying(entry: &Entry) -> String {
         .copying
         .map(|copying| format!("{:.0}", copying.round() + 0.0));
     copying.unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn compare_counter(before: Option<&Counter>, now: &Counter) -> Line {
+    let Some(before) = before else {
+        let text = format!("{:<60} {:>8.3} (new)", now.name, now.value);
+        return line(&now.name, Verdict::New, None, text);
+    };
+    let more = before.value * before.limit + COUNTER_SLACK;
+    let verdict = if now.value > before.value + more {
+        Verdict::Regressed
+    } else if now.value < before.value - more {
+        Verdict::Better
+    } else {
+        Verdict::Same
+    };
+    let text = format!(
+        "{:<60} {:>8.3} -> {:>8.3} (limit +{more:.2})",
+        now.name, before.value, now.value
+    );
+    line(&now.name, verdict, Some(now.value - before.value), text)
 }
 
 fn compare_cost(before: Option<&Cost>, now: &Cost, same_machine: bool) -> Line {
@@ -429,6 +499,22 @@ mod tests {
         assert_eq!(verdicts(&before, &now)[1], Verdict::Regressed);
         now.machine = "another".to_owned();
         assert_eq!(verdicts(&before, &now)[1], Verdict::Same);
+    }
+
+    #[test]
+    fn a_counter_regresses_by_a_sync_in_every_fifth_request_and_not_by_a_timer() {
+        let of = |value| {
+            let mut baseline = baseline(1.0, 0.0, 1.0);
+            baseline.counters = vec![Counter::new("kernel: syncs".to_owned(), value)];
+            baseline
+        };
+        let verdict = |before, now| verdicts(&of(before), &of(now))[1];
+        assert_eq!(verdict(0.0, 0.2), Verdict::Regressed);
+        assert_eq!(verdict(1.0, 1.1), Verdict::Same);
+        assert_eq!(verdict(1.0, 1.2), Verdict::Regressed);
+        assert_eq!(verdict(2.0, 1.0), Verdict::Better);
+        let unknown = verdicts(&baseline(1.0, 0.0, 1.0), &of(1.0))[1];
+        assert_eq!(unknown, Verdict::New);
     }
 
     #[test]

@@ -27,16 +27,23 @@ const COST_RUNS: usize = 3;
 
 /// What is sent so often.
 #[derive(Clone, Copy)]
-struct Scene {
+pub(super) struct Scene {
     name: &'static str,
-    durability: Durability,
+    pub(super) durability: Durability,
     record_bytes: usize,
     batch_bytes: usize,
     /// Requests of the shorter run; the longer one has three times as many.
     requests: u64,
 }
 
-const SCENES: [Scene; 3] = [
+impl Scene {
+    /// Its name without [`NAME_PREFIX`].
+    pub(super) fn load(self) -> &'static str {
+        self.name.trim_start_matches(NAME_PREFIX)
+    }
+}
+
+pub(super) const SCENES: [Scene; 3] = [
     Scene {
         name: "broker: produce 1 record, page-cache",
         durability: Durability::PageCache,
@@ -59,10 +66,10 @@ const SCENES: [Scene; 3] = [
         requests: 500,
     },
 ];
-/// Small enough for the socket: how often a sendfile(2) finds it full is the reader's doing.
 /// Every entry of this file begins with it.
 pub(super) const NAME_PREFIX: &str = "broker: ";
 const FETCH: &str = "broker: fetch 64 KiB";
+/// Small enough for the socket: how often a sendfile(2) finds it full is the reader's doing.
 const FETCH_BYTES_MAX: i32 = 64 << 10;
 /// How often the longer run fetches all of it more than the shorter one: 5 % of them is a whole one.
 const FETCH_PASSES: u64 = 20;
@@ -111,7 +118,7 @@ async fn spawn(
     Target::spawn(Kind::Ringlog, durability, &spawn_args).await
 }
 
-fn workload(scene: Scene) -> Result<Workload, Failure> {
+pub(super) fn workload(scene: Scene) -> Result<Workload, Failure> {
     Ok(Workload {
         record_bytes: scene.record_bytes,
         records_per_batch: records_that_fit(scene.record_bytes, scene.batch_bytes)?,
@@ -151,7 +158,7 @@ async fn fetch_under_callgrind<T: Transport>(
     Ok((callgrind::read(directory.path())?, run.summary.requests))
 }
 
-fn broker(target: &Target) -> Broker {
+pub(super) fn broker(target: &Target) -> Broker {
     Broker {
         address: target.address,
         pid: target.pid,

@@ -14,7 +14,37 @@ const FAMILY: &str = "ringlog_shard_system_calls_total";
 const PATIENCE: Duration = Duration::from_secs(2);
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
-/// Where to ask, and what was told.
+/// What the page said at one time.
+#[derive(Debug)]
+pub(crate) struct Page {
+    address: SocketAddr,
+    text: String,
+}
+
+impl Page {
+    /// Asks the broker with this process id.
+    pub(crate) fn of(pid: Option<u32>) -> Result<Self, String> {
+        let pid = pid.ok_or("the broker's process is not known (--pid)")?;
+        let address = address(pid).ok_or(
+            "the broker has no /metrics to tell them: --broker-arg=--http --broker-arg=127.0.0.1:0 gives a \
+             Ringlog one, and --count-system-calls asks perf",
+        )?;
+        Self::at(address)
+    }
+
+    fn at(address: SocketAddr) -> Result<Self, String> {
+        let text = ask(address).map_err(|error| format!("/metrics of {address}: {error}"))?;
+        Ok(Self { address, text })
+    }
+
+    /// The sum of a family's samples over all shards.
+    pub(crate) fn sum(&self, family: &str) -> Result<u64, String> {
+        let none = || format!("/metrics of {} has no {family}", self.address);
+        sum(&self.text, family).ok_or_else(none)
+    }
+}
+
+/// The broker's system calls since the page was read first.
 #[derive(Debug)]
 pub(super) struct Scrape {
     address: SocketAddr,
@@ -24,18 +54,15 @@ pub(super) struct Scrape {
 impl Scrape {
     /// Asks the broker with this process id.
     pub(super) fn of(pid: Option<u32>) -> Result<Self, String> {
-        let pid = pid.ok_or("the broker's process is not known (--pid)")?;
-        let address = address(pid).ok_or(
-            "the broker has no /metrics to tell them: --broker-arg=--http --broker-arg=127.0.0.1:0 gives a \
-             Ringlog one, and --count-system-calls asks perf",
-        )?;
-        let calls = ask(address)?;
+        let page = Page::of(pid)?;
+        let calls = page.sum(FAMILY)?;
+        let address = page.address;
         Ok(Self { address, calls })
     }
 
     /// Calls since then.
     pub(super) fn since(&self) -> Count {
-        match ask(self.address) {
+        match Page::at(self.address).and_then(|page| page.sum(FAMILY)) {
             Ok(calls) => Count::Counted {
                 count: calls.saturating_sub(self.calls),
                 source: format!("{FAMILY}, the shards' threads"),
@@ -60,25 +87,19 @@ fn address(pid: u32) -> Option<SocketAddr> {
     line.parse().ok()
 }
 
-fn ask(address: SocketAddr) -> Result<u64, String> {
-    let exchange = || {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    let answer = exchange().map_err(|error| format!("/metrics of {address}: {error}"))?;
-    parse(&String::from_utf8_lossy(&answer))
-        .ok_or_else(|| format!("/metrics of {address} has no {FAMILY}"))
+fn ask(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// The sum over all shards; `None` without one.
-fn parse(text: &str) -> Option<u64> {
+fn sum(text: &str, family: &str) -> Option<u64> {
     let samples = text.lines().filter_map(|line| {
-        let rest = line.strip_prefix(FAMILY)?;
+        let rest = line.strip_prefix(family)?;
         let value = rest.strip_prefix('{')?.split_once('}')?.1;
         value.trim().parse::<f64>().ok()
     });
@@ -95,8 +116,9 @@ mod tests {
         let text = "HTTP/1.1 200 OK\r\n\r\n# HELP ringlog_shard_system_calls_total x\n\
                     ringlog_shard_system_calls_total{shard=\"0\"} 40\n\
                     ringlog_shard_system_calls_total{shard=\"1\"} 2\n";
-        assert_eq!(parse(text), Some(42));
-        assert_eq!(parse("HTTP/1.1 404 Not Found\r\n\r\n"), None);
+        assert_eq!(sum(text, FAMILY), Some(42));
+        assert_eq!(sum(text, "ringlog_shard_system"), None);
+        assert_eq!(sum("HTTP/1.1 404 Not Found\r\n\r\n", FAMILY), None);
     }
 
     #[test]

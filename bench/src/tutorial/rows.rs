@@ -3,7 +3,7 @@
 use super::{Body, Measured, Row};
 use crate::environment::Environment;
 use crate::report::{Latency, Measurement, fields};
-use crate::table::{Cell, Point, Sweep, Table};
+use crate::table::{Cell, Chart, Line, Point, Sweep, Table};
 
 const HEAD: [&str; 11] = [
     "scale",
@@ -174,6 +174,46 @@ impl Body {
             rows: self.rows.iter().map(row).collect(),
             notes: NOTES.map(str::to_owned).to_vec(),
         }
+    }
+
+    /// Over the messages: how long the loop takes, and what a message costs the broker.
+    pub(super) fn charts(&self) -> Vec<Chart> {
+        let chart = |title: &str, y: &str, value: fn(&Measured) -> Option<f64>| {
+            let mut lines: Vec<Line> = Vec::new();
+            for row in &self.rows {
+                let Some(y) = row.measured.as_ref().and_then(value) else {
+                    continue;
+                };
+                let point = (row.shape.messages as f64, y);
+                let name = row.line();
+                match lines.iter_mut().find(|line| line.name == name) {
+                    Some(line) => line.points.push(point),
+                    None => lines.push(Line {
+                        name,
+                        points: vec![point],
+                    }),
+                }
+            }
+            for line in &mut lines {
+                line.points.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+            }
+            Chart {
+                title: title.to_owned(),
+                x: "messages".to_owned(),
+                y: y.to_owned(),
+                lines,
+            }
+        };
+        vec![
+            chart(
+                "The tutorial's loop: seconds to produce and consume all messages",
+                "s",
+                |measured| Some(measured.second_loop_s),
+            ),
+            chart("Broker CPU per message", "us", |measured| {
+                measured.broker_cpu_us_per_message
+            }),
+        ]
     }
 
     /// Over the scale: what is produced, and how late it comes.

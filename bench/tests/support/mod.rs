@@ -44,9 +44,13 @@ impl Done {
 }
 
 fn command(words: &str) -> Command {
+    command_of(&words.split_whitespace().collect::<Vec<_>>())
+}
+
+fn command_of(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringlog-bench"));
     command.args(["--io", "epoll", "--quiet"]);
-    command.args(words.split_whitespace());
+    command.args(words);
     command
 }
 
@@ -54,6 +58,12 @@ fn command(words: &str) -> Command {
 pub(crate) fn bench(words: &str) -> Done {
     let output = command(words).output().expect("the generator was built");
     Done::of(&output)
+}
+
+/// In a directory, with words that may hold spaces.
+pub(crate) fn bench_in(directory: &Path, words: &[&str]) -> Done {
+    let output = command_of(words).current_dir(directory).output();
+    Done::of(&output.expect("the generator was built"))
 }
 
 /// Starts it, for what happens meanwhile.

@@ -243,7 +243,7 @@ impl Io {
     /// The size of the file system that has the path.
     ///
     /// # Errors
-    /// What statvfs(3) answered; `Unsupported` in the simulator.
+    /// What statvfs(3) answered.
     pub async fn volume(&self, path: &Path) -> io::Result<Volume> {
         match self.file_op(FileOp::Volume(path.to_owned())).await? {
             Output::Volume(volume) => Ok(volume),

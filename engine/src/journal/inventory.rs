@@ -17,6 +17,7 @@ use super::format::{
     BLOCK_BYTES, FileHeader, FirstBlock, GROUP_HEADER_BYTES, Geometry, GroupHeader, crc_value,
     is_file_bytes,
 };
+use super::replay::Damage;
 use super::{JournalError, Lsn, ring};
 use crate::io::{File, Io, OpenMode};
 
@@ -92,10 +93,11 @@ impl Inventory {
             journals: BTreeMap::new(),
         };
         for entry in entries {
-            if let Some((shard, slot)) = ring::parse_file_name(&entry.name)
-                && !entry.is_directory
-            {
+            if let Some((shard, slot)) = ring::parse_file_name(&entry.name) {
                 let path = directory.join(&entry.name);
+                if entry.is_directory {
+                    return Err(JournalError::Foreign { path });
+                }
                 inventory.add_file(io, path, shard, slot).await?;
             }
         }
@@ -152,6 +154,20 @@ impl Inventory {
             is_unused,
         });
         Ok(())
+    }
+
+    /// The files in use that are shorter than they were made: a file has its full length before its
+    /// first group is written.
+    pub(super) fn shortened(&self) -> Vec<Damage> {
+        let cut = |file: &FoundFile| {
+            let whole = file.header?.geometry.file_bytes;
+            (file.length < whole).then(|| Damage {
+                path: file.path.clone(),
+                position: file.length,
+                bytes: whole - file.length,
+            })
+        };
+        self.files.iter().filter_map(cut).collect()
     }
 
     /// Whether a file cannot hold anything that a replay would apply.

@@ -45,9 +45,10 @@ pub struct ReplayReport {
     pub journals: Vec<JournalReport>,
     /// The partitions whose segments were touched and must be recovered, by topic id and number.
     pub partitions: BTreeSet<(Uuid, i32)>,
-    /// Journal bytes that are lost although something valid lies behind them. Acknowledged records
-    /// may be among them: to be reported as an error, with the place.
+    /// Journal bytes that are lost before valid ones: acknowledged records may be among them.
     pub damaged: Vec<Damage>,
+    /// Files in use that are shorter than they were made.
+    pub shortened: Vec<Damage>,
 }
 
 /// What was in one journal.
@@ -82,8 +83,7 @@ pub struct Damage {
 /// if it does not exist any more.
 ///
 /// # Errors
-/// A file that is not ours or of another version, or what the system answered. The journals are
-/// still there then, and the replay can be run again.
+/// A file that is not ours or of another version, or what the system answered: it can be run again.
 pub async fn replay(
     io: &Io,
     directory: &Path,
@@ -116,6 +116,7 @@ pub async fn replay(
         report.journals.push(journal_report);
     }
     report.partitions = segments.sync().await?;
+    report.shortened = inventory.shortened();
     remove(io, directory, &inventory).await?;
     Ok(report)
 }

@@ -247,14 +247,22 @@ impl Log {
         let directory = self.directory();
         let old = self.end_position();
         let key = (self.number, base_offset);
+        // What may fail for want of a handle comes before the new name, which would be in the way later.
+        let preallocated = if config.preallocate {
+            Some(self.file(old.segment_base).await?)
+        } else {
+            None
+        };
         create_segment_file(&self.files, key, &directory, &config).await?;
-        if config.preallocate {
-            let file = self.file(old.segment_base).await?;
+        if let Some(file) = preallocated {
             let path = self.path(old.segment_base, SegmentFileKind::Log);
             let trimmed = self.io().truncate(&file, old.position.into()).await;
             self.poison_on_error(trimmed.at("truncate", &path))?;
         }
         let state = &mut *self.state.borrow_mut();
+        // Before the recovery point passes the segment, its new length must be synced: a start would
+        // take the zeros behind it for batches.
+        state.active_mut().has_new_length = config.preallocate;
         state.active_mut().finish_indexes();
         state.segments.push(Segment {
             generation: self.generation.get(),

@@ -122,7 +122,8 @@ async fn read<T>(
         path: path.to_owned(),
         position: text.lines().take(line).map(|line| line.len() as u64 + 1).sum(),
         reason: format!("line {}: {reason}", line + 1),
-        remedy: "restore it, or remove it: then all of the log is recovered, as without a checkpoint",
+        remedy: "restore it, or remove it: as without a checkpoint, all of the logs is recovered then, \
+                 and records that were deleted may be back",
     })
 }
 

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
 use super::error::{IoContext, LogError};
-use crate::io::Io;
+use crate::io::{Io, OpenMode};
 
 /// Directory suffix of a partition that is being deleted.
 pub const DELETE_DIRECTORY_SUFFIX: &str = "-delete";
@@ -26,6 +26,8 @@ pub const META_PROPERTIES_FILE: &str = "meta.properties";
 /// There only after a clean stop.
 pub const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
 
+/// A UUID without its dashes, before `-delete` and the others.
+const UNIQUE_LETTERS: usize = 32;
 /// Longest file name of the common file systems (NAME_MAX).
 const NAME_BYTES_MAX: usize = 255;
 /// The small files have a few hundred bytes; what is larger is none of them.
@@ -155,7 +157,10 @@ impl PartitionDirectory {
         let name = match suffix {
             Some(suffix) => {
                 let (name, unique) = name.strip_suffix(suffix)?.rsplit_once('.')?;
-                if unique.is_empty() || !unique.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                // Nobody else's directory is deleted because of its name.
+                if unique.len() != UNIQUE_LETTERS
+                    || !unique.bytes().all(|byte| byte.is_ascii_hexdigit())
+                {
                     return None;
                 }
                 name
@@ -221,6 +226,26 @@ pub async fn remove_directory_tree(io: &Io, directory: &Path) -> Result<(), LogE
         .await
         .at("remove", directory)?;
     sync_parent(io, directory).await
+}
+
+/// Whether a directory has nothing in it but what making a partition begins with.
+pub(crate) async fn is_half_made(io: &Io, directory: &Path) -> Result<bool, LogError> {
+    let Ok(entries) = io.list_directory(directory).await else {
+        return Ok(false); // a file, or nothing that we may read
+    };
+    for entry in entries {
+        let path = directory.join(&entry.name);
+        let is_segment = SegmentFileName::parse(&entry.name).is_some() && !entry.is_directory;
+        if is_segment {
+            let file = io.open(&path, OpenMode::Read).await.at("open", &path)?;
+            if io.length(&file).await.at("stat", &path)? > 0 {
+                return Ok(false);
+            }
+        } else if !entry.name.starts_with(PARTITION_METADATA_FILE) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 pub(crate) async fn remove_file_if_there(io: &Io, path: &Path) -> Result<(), LogError> {
@@ -423,7 +448,7 @@ impl MetaProperties {
             1 if properties.cluster_id.is_none() => Err("cluster.id is missing".to_owned()),
             1 if properties.node_id.is_none() => Err("node.id is missing".to_owned()),
             1 => Ok(properties),
-            other => Err(format!("version={other} is unknown")),
+            other => Err(format!("version={other} is unknown, 0 and 1 are known")),
         }
     }
 
@@ -464,7 +489,8 @@ pub async fn read_meta_properties(
     let Some(text) = read_text(io, &path).await? else {
         return Ok(None);
     };
-    let remedy = "restore it from another log directory of this broker";
+    let remedy = "restore it from another log directory of this broker, or use the release that \
+                  wrote it";
     MetaProperties::parse(&text)
         .map(Some)
         .map_err(|reason| malformed(&path, reason, remedy))

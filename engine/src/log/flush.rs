@@ -25,6 +25,7 @@ struct Due {
     base_offset: i64,
     synced: u32,
     size: u32,
+    has_new_length: bool,
     is_rolled: bool,
 }
 
@@ -83,11 +84,13 @@ impl Log {
             let is_index_due = is_rolled && segment.indexes.is_some();
             // New index files are new entries too.
             is_entry_due |= !segment.is_entry_durable || is_index_due;
-            if segment.synced < segment.size || !segment.is_entry_durable || is_index_due {
+            let is_data_due = segment.synced < segment.size || segment.has_new_length;
+            if is_data_due || !segment.is_entry_durable || is_index_due {
                 due.push(Due {
                     base_offset: segment.base_offset,
                     synced: segment.synced,
                     size: segment.size,
+                    has_new_length: segment.has_new_length,
                     is_rolled,
                 });
             }
@@ -97,7 +100,7 @@ impl Log {
 
     async fn flush_segment(&self, due: &Due) -> Result<(), LogError> {
         let base_offset = due.base_offset;
-        if due.synced < due.size {
+        if due.synced < due.size || due.has_new_length {
             let file = self.file(base_offset).await?;
             let path = self.path(base_offset, SegmentFileKind::Log);
             let mut position = u64::from(due.synced);
@@ -112,6 +115,8 @@ impl Log {
             self.io().sync_data(&file).await.at("sync", &path)?;
             if let Some(segment) = self.state.borrow_mut().segment_mut(base_offset) {
                 segment.synced = segment.synced.max(due.size);
+                // One that was cut meanwhile is due again.
+                segment.has_new_length &= !due.has_new_length;
             }
         }
         if due.is_rolled {

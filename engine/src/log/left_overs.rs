@@ -1,7 +1,9 @@
 //! What a stop has cut short in a partition's directory: deletions and compactions that were under way
 //! are finished or taken back before the log is opened (Kafka: LogLoader.java).
 
-use super::directory::{PendingSuffix, SegmentFileKind, SegmentFileName, remove_file_if_there};
+use super::directory::{
+    PendingSuffix, SegmentFileKind, SegmentFileName, remove_file_if_there, segment_path,
+};
 use super::error::{IoContext, LogError};
 use super::recovery::{Opener, TAIL_CHUNK_BYTES};
 use super::scan::{Scanner, scan_segment};
@@ -15,9 +17,13 @@ impl Opener<'_> {
             match SegmentFileName::parse(&entry.name) {
                 Some(name) if !entry.is_directory => files.push((entry.name, name)),
                 _ if entry.name.ends_with(SegmentFileKind::Log.suffix()) => {
+                    let reason = match entry.is_directory {
+                        true => "not a segment file: it is a directory",
+                        false => "not a segment file: its name is not 20 digits and .log",
+                    };
                     return Err(LogError::Foreign {
                         path: self.directory.join(&entry.name),
-                        reason: "not a segment file: its name is not 20 digits and .log".to_owned(),
+                        reason: reason.to_owned(),
                         remedy: "move it out of the partition's directory",
                     });
                 }
@@ -30,6 +36,8 @@ impl Opener<'_> {
     /// Ends deletions and compactions that were under way; returns the base offsets that stay.
     pub(super) async fn tidy(&mut self) -> Result<Vec<i64>, LogError> {
         let files = self.list().await?;
+        let lost = Self::lost_segments(&files);
+        self.finish_deletions(&files).await?;
         let cleaned = |name: &SegmentFileName| name.pending == Some(PendingSuffix::Cleaned);
         let offsets = files.iter().filter(|(_, name)| cleaned(name));
         let min_cleaned = offsets.map(|(_, name)| name.offset).min();
@@ -62,14 +70,10 @@ impl Opener<'_> {
             ))
             .await?;
         }
+        self.refuse_lost_segment(&lost, &bases)?;
         for (file, name) in &files {
-            let is_index = matches!(
-                name.kind,
-                SegmentFileKind::Index
-                    | SegmentFileKind::TimeIndex
-                    | SegmentFileKind::TransactionIndex
-            );
-            if is_index && name.pending.is_none() && bases.binary_search(&name.offset).is_err() {
+            let is_orphan = name.pending.is_none() && bases.binary_search(&name.offset).is_err();
+            if is_orphan && is_index(name.kind) {
                 self.remove(file).await?;
             }
         }
@@ -78,6 +82,72 @@ impl Opener<'_> {
             synced.at("sync", self.directory)?;
         }
         Ok(bases)
+    }
+
+    /// The segments that are not there and were not being deleted, though their indexes are.
+    fn lost_segments(files: &[(String, SegmentFileName)]) -> Vec<i64> {
+        let of = |kind: SegmentFileKind| move |name: &&SegmentFileName| name.kind == kind;
+        let names = || files.iter().map(|(_, name)| name);
+        let logs = names().filter(of(SegmentFileKind::Log));
+        let mut segments: Vec<i64> = logs.map(|name| name.offset).collect();
+        segments.sort_unstable();
+        let indexes = names().filter(of(SegmentFileKind::Index));
+        let plain = indexes.filter(|name| name.pending.is_none());
+        let is_lost = |offset: &i64| segments.binary_search(offset).is_err();
+        plain.map(|name| name.offset).filter(is_lost).collect()
+    }
+
+    /// Whoever removed such a segment, it was no broker. Behind the last segment its index may be the
+    /// rest of a cut; compaction leaves such, too.
+    fn refuse_lost_segment(&self, lost: &[i64], bases: &[i64]) -> Result<(), LogError> {
+        if self.config.is_compacted || self.opening.accept_loss {
+            return Ok(());
+        }
+        let start = self.opening.log_start_offset.unwrap_or(0);
+        let has_records = |offset: &&i64| {
+            let following = bases.iter().find(|base| *base > *offset);
+            following.is_some_and(|following| *following > start)
+        };
+        let Some(offset) = lost.iter().find(has_records) else {
+            return Ok(());
+        };
+        Err(LogError::Foreign {
+            path: segment_path(self.directory, *offset, SegmentFileKind::Log),
+            reason: "the segment is not there, but its index is".to_owned(),
+            remedy: "restore the segment; or remove its index, then what it held is lost",
+        })
+    }
+
+    /// The indexes of segments that were being deleted go before these: none is left without a trace of
+    /// why.
+    async fn finish_deletions(
+        &mut self,
+        files: &[(String, SegmentFileName)],
+    ) -> Result<(), LogError> {
+        let deleted = |(_, name): &&(String, SegmentFileName)| {
+            name.kind == SegmentFileKind::Log && name.pending == Some(PendingSuffix::Deleted)
+        };
+        let mut has_gone = false;
+        for (_, segment) in files.iter().filter(deleted) {
+            let is_there =
+                |name: &SegmentFileName| name.offset == segment.offset && name.pending.is_none();
+            let of_it: Vec<_> = files.iter().filter(|(_, name)| is_there(name)).collect();
+            if of_it
+                .iter()
+                .any(|(_, name)| name.kind == SegmentFileKind::Log)
+            {
+                continue;
+            }
+            for (file, _) in of_it.iter().filter(|(_, name)| is_index(name.kind)) {
+                self.remove(file).await?;
+                has_gone = true;
+            }
+        }
+        if has_gone {
+            let synced = self.io().sync_directory(self.directory).await;
+            synced.at("sync", self.directory)?;
+        }
+        Ok(())
     }
 
     /// Removes the segments that the .swap files replace, then renames these.
@@ -141,4 +211,11 @@ impl Opener<'_> {
         self.recovery.changed_files.push(file.to_owned());
         Ok(())
     }
+}
+
+fn is_index(kind: SegmentFileKind) -> bool {
+    matches!(
+        kind,
+        SegmentFileKind::Index | SegmentFileKind::TimeIndex | SegmentFileKind::TransactionIndex
+    )
 }

@@ -11,7 +11,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directory::{SegmentFileKind, read_partition_metadata, segment_path};
+use super::directory::{
+    PARTITION_METADATA_FILE, SegmentFileKind, read_partition_metadata, segment_path,
+};
 use super::error::{IoContext, LogError};
 use super::load::read_indexes;
 use super::scan::{Scan, ScanError, ScanRequest, Scanner, Visitor, scan_on, scan_segment};
@@ -79,7 +81,7 @@ pub(super) struct Opener<'a> {
     files: &'a SegmentFiles,
     number: u64,
     pub(super) directory: &'a Path,
-    config: &'a LogConfig,
+    pub(super) config: &'a LogConfig,
     pub(super) opening: Opening,
     pub(super) recovery: Recovery,
     segments: Vec<Segment>,
@@ -118,6 +120,7 @@ impl Log {
         }
         opened?;
         let first = opener.segments[0].base_offset;
+        opener.segments.shrink_to_fit(); // one, mostly, and room for four
         let state = State {
             directory: directory.to_owned(),
             log_start_offset: opening.log_start_offset.unwrap_or(first).max(first),
@@ -130,6 +133,7 @@ impl Log {
             segments: std::mem::take(&mut opener.segments),
             poison: None,
             tail: std::collections::VecDeque::new(),
+            rested_at: -1,
         };
         let (number, recovery) = (opener.number, std::mem::take(&mut opener.recovery));
         let log = Log::assemble(files, number, config, topic_id, state);
@@ -169,10 +173,15 @@ impl Opener<'_> {
         };
         for (i, base_offset) in bases.iter().enumerate() {
             let (file, size) = self.open_file(*base_offset).await?;
-            // A roll cuts what was preallocated. That may be lost in a crash although everything in
-            // the segment had been synced before, and zeros would be read before the next segment.
-            let may_be_untrimmed = self.config.preallocate && !self.opening.clean;
+            // A roll cuts what was preallocated, and a flush syncs that. Of a roll exactly at the
+            // recovery point it may be lost in a crash although everything in the segment had been
+            // synced before, and zeros would be read before the next segment.
+            let may_be_untrimmed =
+                self.config.preallocate && !self.opening.clean && i + 1 == first_scanned;
             if i < first_scanned && !may_be_untrimmed {
+                if size == 0 {
+                    self.refuse_emptied(*base_offset, bases[i + 1]).await?;
+                }
                 self.segments.push(Segment::old(*base_offset, size));
                 continue;
             }
@@ -189,7 +198,8 @@ impl Opener<'_> {
                 break;
             }
         }
-        if self.log_end_offset < recovery_point && !self.opening.accept_loss {
+        let is_end_lost = self.log_end_offset < recovery_point && !self.opening.accept_loss;
+        if is_end_lost && !(bases.is_empty() && self.is_made_by_hand().await?) {
             return Err(LogError::Corrupt {
                 path: self.directory.to_owned(),
                 position: 0,
@@ -212,6 +222,39 @@ impl Opener<'_> {
             self.log_end_offset = log_start_offset;
         }
         Ok(())
+    }
+
+    /// A segment that was closed has records; only compaction can have left none, and no index entries
+    /// either.
+    async fn refuse_emptied(&self, base_offset: i64, following: i64) -> Result<(), LogError> {
+        let start = self.opening.log_start_offset.unwrap_or(0);
+        if following <= start || self.opening.accept_loss {
+            return Ok(());
+        }
+        for kind in [SegmentFileKind::Index, SegmentFileKind::TimeIndex] {
+            let path = segment_path(self.directory, base_offset, kind);
+            let Ok(index) = self.io().open(&path, OpenMode::Read).await else {
+                continue;
+            };
+            if self.io().length(&index).await.at("stat", &path)? > 0 {
+                return Err(LogError::Corrupt {
+                    path: self.path(base_offset),
+                    position: 0,
+                    reason: "the segment is empty, but its index is not".to_owned(),
+                    remedy: LOSS_REMEDY,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is in the directory but what this start has written: somebody wants the partition anew.
+    async fn is_made_by_hand(&self) -> Result<bool, LogError> {
+        let entries = self.io().list_directory(self.directory).await;
+        let entries = entries.at("list", self.directory)?;
+        Ok(entries
+            .iter()
+            .all(|entry| entry.name == PARTITION_METADATA_FILE))
     }
 
     async fn open_file(&self, base_offset: i64) -> Result<(File, u32), LogError> {

@@ -16,6 +16,8 @@ pub(crate) struct Segment {
     pub(crate) size: u32,
     /// Bytes known to be on stable storage.
     pub(crate) synced: u32,
+    /// Whether what was preallocated has been cut off, and that is not on stable storage yet.
+    pub(crate) has_new_length: bool,
     /// Whether the file's directory entry is on stable storage.
     pub(crate) is_entry_durable: bool,
     /// The indexes of the active segment, and of a rolled one until the next flush; else they are on
@@ -46,6 +48,7 @@ impl Segment {
             generation: 0,
             size: 0,
             synced: 0,
+            has_new_length: false,
             is_entry_durable: false,
             indexes: Some(Indexes::new(base_offset)),
             are_indexes_written: false,

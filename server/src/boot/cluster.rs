@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::Found;
 use crate::config::BrokerConfig;
@@ -25,6 +26,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// The id that a topic has.
+    #[must_use]
+    pub fn topic_id(&self, name: &str) -> Option<Uuid> {
+        let node = self.topics.get(name)?;
+        TopicNode::decode(&node.data).ok()?.id
+    }
+
     /// Reads them.
     ///
     /// # Errors
@@ -47,6 +55,30 @@ impl Cluster {
             deletions: children(znode::DELETIONS).await?.into_keys().collect(),
         })
     }
+}
+
+/// A partition whose state ZooKeeper has was led once, so its directory was there. That it is not is no
+/// reason to begin it anew: a disk may not be mounted.
+///
+/// # Errors
+/// Which directory is missing and what to do; ZooKeeper's silence.
+pub async fn refuse_lost(ensemble: &Ensemble, found: &Found) -> Result<(), String> {
+    let missing = found.partitions.iter();
+    for ((name, index), partition) in missing.filter(|(_, found)| found.opening.is_none()) {
+        let state = ensemble.get(&znode::state_path(name, *index)).await;
+        if state.map_err(|error| error.to_string())?.is_none() {
+            continue;
+        }
+        let directory = &partition.directory;
+        return Err(format!(
+            "{} is not there or is no directory, but ZooKeeper knows that it was\n   | maybe the disk \
+             of {} is not mounted: mount it; else restore the directory; to begin the partition anew, \
+             without its records, make it an empty directory",
+            directory.display(),
+            directory.parent().unwrap_or(directory).display()
+        ));
+    }
+    Ok(())
 }
 
 /// Writes what was found and ZooKeeper does not have yet: all of a new cluster, whose id comes last,
@@ -79,6 +111,13 @@ pub async fn enroll(
         put.map_err(failed)?;
     }
     if found.is_new_cluster {
+        if !found.unenrolled.is_empty() {
+            log::warn!(
+                "ZooKeeper knows of no cluster: {} topics of the log directories are taken over, with \
+                 the broker's settings, for their own stood in ZooKeeper",
+                found.unenrolled.len()
+            );
+        }
         let parents = znode::PERSISTENT.map(|path| (path.to_owned(), Bytes::new()));
         ensemble.create(parents.to_vec()).await.map_err(failed)?;
         let id = znode::cluster_id(&found.cluster_id);

@@ -8,7 +8,9 @@ use ringlog_engine::io::Io;
 use ringlog_engine::log::checkpoint::{
     self, CLEANER_OFFSET_FILE, LOG_START_OFFSET_FILE, OffsetEntry, RECOVERY_POINT_FILE,
 };
-use ringlog_engine::log::{LogError, Opening, directory};
+use ringlog_engine::log::{Opening, directory};
+
+use super::explain;
 
 /// What the files say.
 pub(super) struct Openings {
@@ -20,10 +22,9 @@ pub(super) struct Openings {
 
 impl Openings {
     pub(super) async fn read(io: &Io, log_directory: &Path) -> Result<Openings, String> {
-        let failed = |error: LogError| error.to_string();
         let read = async |file: &str| {
             let entries = checkpoint::read_offsets(io, &log_directory.join(file)).await;
-            let entries = entries.map_err(failed)?.into_iter();
+            let entries = entries.map_err(explain)?.into_iter();
             let by_partition = entries.map(|e| ((e.topic, e.partition), e.offset));
             Ok::<_, String>(by_partition.collect())
         };
@@ -34,7 +35,7 @@ impl Openings {
             clean_ends: read(CLEANER_OFFSET_FILE).await.unwrap_or_default(),
             clean: directory::take_clean_shutdown(io, log_directory)
                 .await
-                .map_err(failed)?,
+                .map_err(explain)?,
         })
     }
 
@@ -72,7 +73,7 @@ impl Openings {
             let entries: Vec<OffsetEntry> = kept.map(checkpoint_entry).collect();
             checkpoint::write_offsets(io, &log_directory.join(file), &entries)
                 .await
-                .map_err(|error| error.to_string())?;
+                .map_err(explain)?;
         }
         Ok(())
     }

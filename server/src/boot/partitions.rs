@@ -1,17 +1,17 @@
 //! A shard's partitions at its start: opened, recovered where that is needed, made where they are
 //! missing; and the producers of each, from its snapshots and its log.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use ringlog_engine::io::{File, OpenMode};
 use ringlog_engine::log::directory::{SegmentFileKind, SegmentFileName, segment_path};
 use ringlog_engine::log::{Log, SegmentFiles};
 
-use super::FoundPartition;
+use super::{FoundPartition, explain_in_line};
 use crate::group::driver;
 use crate::metadata::state::{GROUP_TOPIC, Topic};
 use crate::metadata::store;
@@ -25,30 +25,47 @@ const OPENED_AT_ONCE: usize = 64;
 /// Largest producer snapshot that is read.
 const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// A partition that is still to be opened.
+type Unopened = (Arc<Topic>, FoundPartition);
+/// Those of a shard.
+type Pending = BTreeMap<(String, i32), Unopened>;
+
 /// Begins to open the partitions of a shard, and takes each into service as soon as it is recovered;
-/// requests for the others wait. One that cannot be opened is told of and answers with errors.
+/// requests for the others wait, and what is asked for is opened first. One that cannot be opened is told
+/// of and answers with errors.
 pub fn open_partitions(shard: &Rc<Shard>, partitions: &BTreeMap<(String, i32), FoundPartition>) {
     let image = shard.image();
-    let mut openings = Vec::new();
+    let mut pending = Pending::new();
     for (key, found) in partitions {
         let topic = image.topic(&key.0);
         if let Some(topic) = topic.filter(|_| shard.owner(&key.0, key.1) == shard.id) {
-            openings.push((topic.clone(), key.1, found.clone()));
+            pending.insert(key.clone(), (topic.clone(), found.clone()));
         }
     }
-    let key = |(topic, index, _): &(Arc<Topic>, i32, FoundPartition)| (topic.name.clone(), *index);
-    shard.begin_opening(openings.iter().map(key));
-    let opener = shard.clone();
-    shard.io.spawn(async move {
-        let openings = stream::iter(openings);
-        let open_one = async |(topic, index, found): (Arc<Topic>, i32, FoundPartition)| {
-            if let Err(error) = open(&opener, &topic, index, &found).await {
-                log::error!("Partition {}-{index} is not served: {error}", topic.name);
+    shard.begin_opening(pending.keys().cloned());
+    let pending = Rc::new(RefCell::new(pending));
+    for _ in 0..OPENED_AT_ONCE.min(pending.borrow().len()) {
+        let (opener, pending) = (shard.clone(), pending.clone());
+        shard.io.spawn(async move {
+            while let Some((key, (topic, found))) = next(&opener, &pending) {
+                if let Err(error) = open(&opener, &topic, key.1, &found).await {
+                    log::error!("Partition {}-{} is not served: {error}", key.0, key.1);
+                }
+                opener.end_opening(&key);
             }
-            opener.end_opening(&(topic.name.clone(), index));
-        };
-        openings.for_each_concurrent(OPENED_AT_ONCE, open_one).await;
-    });
+        });
+    }
+}
+
+/// One that somebody waits for, else the first.
+fn next(shard: &Shard, pending: &RefCell<Pending>) -> Option<((String, i32), Unopened)> {
+    let mut pending = pending.borrow_mut();
+    while let Some(wanted) = shard.next_wanted() {
+        if let Some(found) = pending.remove_entry(&wanted) {
+            return Some(found);
+        }
+    }
+    pending.pop_first()
 }
 
 async fn open(
@@ -70,7 +87,7 @@ async fn open(
         &mut |_, _| {},
     )
     .await
-    .map_err(|error| error.to_string())?;
+    .map_err(explain_in_line)?;
     if let Some(cut) = &recovery.truncated {
         log::warn!(
             "{}-{index}: cut {} bytes of {} from byte {} on ({}); the log ends at offset {}",
@@ -84,13 +101,15 @@ async fn open(
     }
     // What was recovered from the page cache alone must not be lost by the next crash.
     if shard.journal().is_some() && !opening.clean {
-        log.rewrite_unsynced()
-            .await
-            .map_err(|error| error.to_string())?;
+        log.rewrite_unsynced().await.map_err(explain_in_line)?;
     }
-    log.flush().await.map_err(|error| error.to_string())?;
+    log.flush().await.map_err(explain_in_line)?;
     log.set_config(log_config(topic, index));
-    let producers = rebuild_producers(&shard.files, &log).await?;
+    let producers = if opening.clean && log.log_end_offset() == 0 {
+        ProducerState::default()
+    } else {
+        rebuild_producers(&shard.files, &log).await?
+    };
     // Its settings may have been changed meanwhile.
     let topic = shard
         .image()
@@ -131,7 +150,11 @@ async fn rebuild_producers(files: &SegmentFiles, log: &Log) -> Result<ProducerSt
         let removed = io.remove_file(&path).await;
         removed.map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
     }
-    offsets.retain(|offset| *offset <= log.log_end_offset());
+    // Those below the start do not know records that a full disk had deleted without a snapshot: their
+    // producers could never go on (tests/sim, seed 272). Unknown ones can (Kafka:
+    // ProducerStateManager.truncateAndReload).
+    let range = log.log_start_offset()..=log.log_end_offset();
+    offsets.retain(|offset| range.contains(offset));
     let mut from = log.log_start_offset();
     let mut producers = ProducerState::default();
     for offset in offsets {
@@ -153,7 +176,21 @@ async fn rebuild_producers(files: &SegmentFiles, log: &Log) -> Result<ProducerSt
 
 /// Writes the producers of a partition beside its log, for a fast next start; older snapshots go.
 /// Not synced: a torn one is recognised, and the log has it all.
-pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<PathBuf> {
+pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<()> {
+    let _turn = partition.snapshots.enter().await;
+    replace_snapshot(shard, partition).await?;
+    Ok(())
+}
+
+/// The same, synced: for when records that the snapshot knows are about to go.
+pub async fn write_durable_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<()> {
+    let _turn = partition.snapshots.enter().await;
+    let file = replace_snapshot(shard, partition).await?;
+    shard.io.sync_data(&file).await?;
+    shard.io.sync_directory(&partition.log.directory()).await
+}
+
+async fn replace_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<File> {
     let io = &shard.io;
     let directory = partition.log.directory();
     // The state belongs to the end of the log: both are read without an await between.
@@ -161,7 +198,7 @@ pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Re
     let snapshot: Bytes = partition.producers().borrow().snapshot();
     let entries = io.list_directory(&directory).await?;
     let path = segment_path(&directory, offset, SegmentFileKind::Snapshot);
-    let file = io.open(&path, ringlog_engine::io::OpenMode::Create).await?;
+    let file = io.open(&path, OpenMode::Create).await?;
     io.truncate(&file, snapshot.len() as u64).await?;
     io.write_at(&file, vec![snapshot], 0).await?;
     let mut older: Vec<i64> = entries
@@ -176,14 +213,5 @@ pub async fn write_snapshot(shard: &Shard, partition: &Partition) -> std::io::Re
         io.remove_file(&segment_path(&directory, offset, SegmentFileKind::Snapshot))
             .await?;
     }
-    Ok(path)
-}
-
-/// The same, synced: for when records that the snapshot knows are about to go.
-pub async fn write_durable_snapshot(shard: &Shard, partition: &Partition) -> std::io::Result<()> {
-    let path = write_snapshot(shard, partition).await?;
-    let mode = ringlog_engine::io::OpenMode::Write;
-    let file = shard.io.open(&path, mode).await?;
-    shard.io.sync_data(&file).await?;
-    shard.io.sync_directory(&partition.log.directory()).await
+    Ok(file)
 }

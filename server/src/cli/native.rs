@@ -52,6 +52,8 @@ pub(super) enum Command {
     PerfConsume(PerfArgs),
     /// Look whether this machine is fit: kernel, io_uring, limits, disk
     Doctor(doctor::DoctorArgs),
+    /// Print what doctor would change, as a script: reasons, commands, and how to undo them
+    Tune(doctor::TuneArgs),
     /// Show live what the shards of a broker do
     Top(top::TopArgs),
     /// Print completions for a shell
@@ -119,6 +121,7 @@ pub(super) fn run(command: Command, cli: impl Fn() -> clap::Command) -> Exit {
         Command::PerfProduce(args) => by_name("kafka-producer-perf-test", &args.args),
         Command::PerfConsume(args) => by_name("kafka-consumer-perf-test", &args.args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Tune(args) => doctor::tune(&args),
         Command::Top(args) => finish(top::run(&args)),
         Command::Completions(args) => finish(completions::run(&args, cli())),
         Command::Man(args) => finish(completions::run_man(&args, cli())),

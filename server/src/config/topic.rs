@@ -79,7 +79,7 @@ pub static KEYS: &[TopicKey] = table! {
     ["min.cleanable.dirty.ratio", Double, Plain, Rule::Ratio, [("log.cleaner.min.cleanable.ratio", 1)], "0.5", "Dirty part of a log at which it is compacted."],
     ["min.compaction.lag.ms", Long, Ms, Rule::AtLeast(0), [("log.cleaner.min.compaction.lag.ms", 1)], "0", "Shortest time a record stays uncompacted."],
     ["min.insync.replicas", Int, Plain, Rule::AtLeast(1), [("min.insync.replicas", 1)], "1", "Replicas in sync that acks=all asks for."],
-    ["preallocate", Boolean, Plain, Rule::Any, [("log.preallocate", 1)], "false", "Reserve a segment's full size when it is made; kept without effect here."],
+    ["preallocate", Boolean, Plain, Rule::Any, [("log.preallocate", 1)], "false", "Reserve a segment's full size when it is made."],
     ["remote.log.copy.disable", Boolean, Plain, Rule::Any, [], "false", "Stop copying segments to tiered storage."],
     ["remote.log.delete.on.disable", Boolean, Plain, Rule::Any, [], "false", "Delete the tiered part of a log when tiering is turned off."],
     ["remote.storage.enable", Boolean, Plain, Rule::Any, [], "false", "Keep old segments in tiered storage."],
@@ -170,6 +170,8 @@ pub struct TopicConfig {
     pub min_compaction_lag_ms: i64,
     /// `min.insync.replicas`.
     pub min_insync_replicas: i32,
+    /// `preallocate`.
+    pub preallocate: bool,
     /// `retention.bytes`; `None` means no bound.
     pub retention_bytes: Option<u64>,
     /// `retention.ms`; `None` means for ever.
@@ -402,6 +404,7 @@ impl TopicConfig {
             min_compaction_lag_ms: reader.long("min.compaction.lag.ms")?,
             min_insync_replicas: i32::try_from(reader.long("min.insync.replicas")?)
                 .unwrap_or(i32::MAX),
+            preallocate: reader.boolean("preallocate")?,
             retention_bytes: u64::try_from(reader.long("retention.bytes")?).ok(),
             retention_ms: Some(reader.long("retention.ms")?).filter(|ms| *ms >= 0),
             segment_bytes: reader.size("segment.bytes")?,

@@ -147,7 +147,7 @@ async fn wait(shard: &Rc<Shard>, wanted: &[Wanted], found: &[Found], deadline: I
     let mut plan: BTreeMap<usize, Vec<(String, i32, i64)>> = BTreeMap::new();
     for (wanted, found) in wanted.iter().zip(found) {
         let owner = shard.owner(&wanted.topic, wanted.index);
-        let seen = (wanted.topic.to_string(), wanted.index, found.high_watermark);
+        let seen = (wanted.topic.to_string(), wanted.index, found.looked_to);
         plan.entry(owner).or_default().push(seen);
     }
     if plan.is_empty() {
@@ -175,6 +175,7 @@ async fn answer(
         high_watermark,
         log_start_offset,
         slice,
+        looked_to: _,
     } = found;
     let mut answer = PartitionAnswer {
         slot,

@@ -38,7 +38,7 @@ use crate::shard::{Shard, ShardGone};
 use crate::turnstile::Turnstile;
 use crate::watcher::Watcher;
 
-/// Producer ids reserved with one write (Kafka's ProducerIdsBlock.PRODUCER_ID_BLOCK_SIZE).
+/// Producer ids reserved with one write (Kafka: ProducerIdsBlock).
 const PRODUCER_ID_BLOCK: i64 = 1000;
 /// Data of the nodes above a partition's state.
 const NOTHING: Bytes = Bytes::new();
@@ -98,14 +98,11 @@ impl Store {
         }
     }
 
-    /// The log directory with the fewest partitions, as Kafka chooses.
-    pub(super) fn emptiest_directory(&self) -> usize {
-        let mut counts = vec![0usize; self.directories.len()];
-        for place in self.places.borrow().values() {
-            counts[*place] += 1;
-        }
-        let by_count = |index: &usize| counts[*index];
-        (0..counts.len()).min_by_key(by_count).unwrap_or(0)
+    /// How many partitions each log directory has: the next goes where there are fewest, as in Kafka.
+    fn counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.directories.len()];
+        (self.places.borrow().values()).for_each(|place| counts[*place] += 1);
+        counts
     }
 }
 
@@ -254,8 +251,11 @@ async fn make_partitions(
     first: i32,
 ) -> Result<(), Refusal> {
     let mut openings = Vec::new();
+    let mut counts = store.counts();
     for index in first..topic.partitions {
-        let place = store.emptiest_directory();
+        let by_count = |place: &usize| counts[*place];
+        let place = (0..counts.len()).min_by_key(by_count).unwrap_or(0);
+        counts[place] += 1;
         let key = (topic.name.clone(), index);
         store.places.borrow_mut().insert(key, place);
         let name = partition_directory_name(&topic.name, index);
@@ -339,6 +339,7 @@ pub(crate) async fn open_new(
 ) -> Result<(), String> {
     let config = partition::log_config(&topic, index);
     let created = ringlog_engine::log::Log::create(&shard.files, directory, topic.id, config).await;
+    let is_foreign = matches!(&created, Err(LogError::Foreign { .. }));
     let created = match created {
         // The stop has closed the logs that there were; this one it would leave unsynced.
         Ok(_) if shard.is_stopping() => Err("the broker is stopping".to_owned()),
@@ -348,7 +349,9 @@ pub(crate) async fn open_new(
         Ok(log) => log,
         Err(error) => {
             // Half a partition must not be in the way of the next try.
-            let _ = directory::remove_directory_tree(&shard.io, directory).await;
+            if !is_foreign {
+                let _ = directory::remove_directory_tree(&shard.io, directory).await;
+            }
             return Err(error);
         }
     };

@@ -11,13 +11,14 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _,
-    StorageError, TableDefinition,
+    StorageBackend, StorageError, TableDefinition,
 };
 
 use super::jute::{JuteError, Reader, Writer};
@@ -273,9 +274,13 @@ fn create(data_dir: &Path, path: &Path, first: &mut Tree) -> Result<(), StoreErr
     }
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES);
-    let database = builder.create(&new).map_err(|error| refused(&new, error))?;
+    let file = File::create_new(&new).map_err(unusable)?;
+    let backend = Unsynced(file.try_clone().map_err(unusable)?);
+    let database = builder.create_with_backend(backend);
+    let database = database.map_err(|error| refused(&new, error))?;
     save(&database, 0, first, &mut Sessions::new(1, 0)).map_err(written)?;
     database.close().map_err(|error| refused(&new, error))?;
+    file.sync_all().map_err(unusable)?;
     // Fails if another process made one at the same time, and then that one's is used.
     match fs::hard_link(&new, path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error)),
@@ -284,6 +289,32 @@ fn create(data_dir: &Path, path: &Path, first: &mut Tree) -> Result<(), StoreErr
     fs::remove_file(&new).map_err(unusable)?;
     let directory = File::open(data_dir).and_then(|directory| directory.sync_all());
     directory.map_err(unusable)
+}
+
+/// A file that has no name yet: it is synced once, when it is complete, and not at every step on the way.
+#[derive(Debug)]
+struct Unsynced(File);
+
+impl StorageBackend for Unsynced {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
 }
 
 /// A directory with snapshots or logs of Apache ZooKeeper (`FileTxnSnapLog`) is somebody's data.

@@ -202,8 +202,9 @@ impl State {
             FileOp::CreateDirectory(path) => nothing(disk.create_directory(&path, chaos)),
             FileOp::RemoveDirectory(path) => nothing(disk.remove_directory(&path, chaos)),
             FileOp::ListDirectory(path) => Ok(Output::Entries(disk.list(&path)?)),
-            // The simulated disk has no size and no times.
-            FileOp::Volume(_) | FileOp::Modified(_) => Err(std::io::ErrorKind::Unsupported.into()),
+            FileOp::Volume(_) => Ok(Output::Volume(disk.volume(chaos))),
+            // The simulated disk has no times.
+            FileOp::Modified(_) => Err(std::io::ErrorKind::Unsupported.into()),
             FileOp::SyncDirectory(path) => nothing(disk.sync_directory(&path, chaos)),
             FileOp::SyncData(file) => nothing(disk.sync(id_of(&file.0), capture, chaos)),
             FileOp::SyncRange(file, position, length) => {

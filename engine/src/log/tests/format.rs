@@ -83,6 +83,7 @@ fn names_are_kafkas() {
         "x-99999999999",
         "a-0-delete",
         "a-0.-delete",
+        "a-0.old-delete",
     ] {
         assert_eq!(directory(bad), None, "{bad}");
     }

@@ -1,16 +1,18 @@
 //! `ringlog doctor`: is this machine fit for the broker? What was found, its effect, the remedy.
+//! `ringlog tune`: the same, as a shell script to be read, and run by whoever wants to.
 //!
-//! It reads `/proc` and writes one small file to the data directory, which it removes again. It
-//! changes nothing.
+//! Both read `/proc` and `/sys`, let a thread wake another one, and write one small file to the data
+//! directory, which is removed again. Nothing is changed.
 
-use std::fs::{self, File};
+mod disk;
+mod limits;
+mod system;
+
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use clap::Args;
-use ringlog_engine::io::probe::{DriverKind, choose};
 use serde_json::{Value, json};
 
 use crate::cli::Exit;
@@ -27,9 +29,19 @@ pub(crate) struct DoctorArgs {
     json: bool,
 }
 
+/// `ringlog tune`.
+#[derive(Debug, Args)]
+pub(crate) struct TuneArgs {
+    /// Directory for the data, whose disk is meant
+    #[arg(long, default_value = "./data", value_name = "DIR")]
+    data: PathBuf,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
     Ok,
+    /// Worth a measurement; the broker does well without.
+    Hint,
     Warning,
     Problem,
 }
@@ -38,9 +50,47 @@ impl Level {
     fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Hint => "hint",
             Self::Warning => "warning",
             Self::Problem => "problem",
         }
+    }
+}
+
+/// How a finding is changed, and changed back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// A shell command, and the one that undoes it.
+    Command { run: String, undo: String },
+    /// A line of the unit's `[Service]` section.
+    Unit(&'static str),
+}
+
+impl Step {
+    #[expect(clippy::unnecessary_wraps, reason = "a finding has a step or none")]
+    fn command(run: String, undo: String) -> Option<Self> {
+        Some(Self::Command { run, undo })
+    }
+
+    fn sysctl(name: &str, value: &str, before: &str) -> Option<Self> {
+        let of = |value: &str| format!("sysctl -w {name}={value}");
+        Self::command(of(value), of(before))
+    }
+
+    fn write(path: &str, value: &str, before: &str) -> Option<Self> {
+        let of = |value: &str| format!("echo {value} > {path}");
+        Self::command(of(value), of(before))
+    }
+
+    /// To all files of a shell pattern.
+    fn write_each(pattern: &str, value: &str, before: &str) -> Option<Self> {
+        let of = |value: &str| format!("echo {value} | tee {pattern} > /dev/null");
+        Self::command(of(value), of(before))
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "a finding has a step or none")]
+    fn unit(line: &'static str) -> Option<Self> {
+        Some(Self::Unit(line))
     }
 }
 
@@ -52,6 +102,7 @@ struct Finding {
     found: String,
     effect: &'static str,
     remedy: &'static str,
+    step: Option<Step>,
 }
 
 impl Finding {
@@ -62,21 +113,36 @@ impl Finding {
             found,
             effect: "",
             remedy: "",
+            step: None,
         }
     }
 }
 
+/// All that is looked at, from the kernel to the disk.
+fn findings(data: &Path) -> Vec<Finding> {
+    vec![
+        system::kernel(),
+        system::io_uring(),
+        system::clock(),
+        system::frequency(),
+        system::wake_up(),
+        system::backlog(),
+        limits::open_files(),
+        limits::locked_memory(),
+        limits::cpu_quota(),
+        limits::memory(),
+        limits::swap(),
+        limits::huge_pages(),
+        disk::file_system(data),
+        disk::scheduler(data),
+        disk::write_cache(data),
+        disk::disk(data),
+    ]
+}
+
 /// Runs it; a problem is a failure.
 pub(crate) fn run(args: &DoctorArgs) -> Exit {
-    let findings = [
-        kernel(),
-        io_uring(),
-        open_files(),
-        locked_memory(),
-        memory(),
-        file_system(&args.data),
-        disk(&args.data),
-    ];
+    let findings = findings(&args.data);
     let mut out = stdout();
     let written = if args.json {
         let list: Vec<_> = findings.iter().map(to_json).collect();
@@ -95,6 +161,57 @@ pub(crate) fn run(args: &DoctorArgs) -> Exit {
     }
 }
 
+/// Prints the script.
+pub(crate) fn tune(args: &TuneArgs) -> Exit {
+    let mut out = stdout();
+    let written = script(&findings(&args.data), &mut out);
+    match written.and_then(|()| out.flush()) {
+        Ok(()) => Exit::Ok,
+        Err(_) => Exit::Failure,
+    }
+}
+
+fn script(findings: &[Finding], out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "#!/bin/sh")?;
+    writeln!(
+        out,
+        "# Made by `ringlog tune`, which changes nothing. Read it, measure it (docs/tuning.md), then run it as\n\
+         # root. Settings are gone after a restart of the machine unless /etc/sysctl.d or udev keeps them."
+    )?;
+    let open: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding.level != Level::Ok)
+        .collect();
+    if open.is_empty() {
+        return writeln!(
+            out,
+            "\n# Nothing to do: all {} findings are ok.",
+            findings.len()
+        );
+    }
+    writeln!(out, "set -e")?;
+    for finding in &open {
+        writeln!(
+            out,
+            "\n# {} ({}): {}\n# effect: {}",
+            finding.what,
+            finding.level.name(),
+            finding.found,
+            finding.effect
+        )?;
+        match &finding.step {
+            Some(Step::Command { run, undo }) => writeln!(out, "# undo: {undo}\n{run}")?,
+            Some(Step::Unit(line)) => writeln!(
+                out,
+                "# in the unit file, or for a shell: {}\n# [Service]\n# {line}",
+                finding.remedy
+            )?,
+            None => writeln!(out, "# by hand: {}", finding.remedy)?,
+        }
+    }
+    Ok(())
+}
+
 fn print(finding: &Finding, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(
         out,
@@ -111,12 +228,18 @@ fn print(finding: &Finding, out: &mut dyn Write) -> std::io::Result<()> {
 }
 
 fn to_json(finding: &Finding) -> Value {
+    let command = match &finding.step {
+        Some(Step::Command { run, .. }) => Some(run.as_str()),
+        Some(Step::Unit(line)) => Some(*line),
+        None => None,
+    };
     json!({
         "what": finding.what,
         "level": finding.level.name(),
         "found": finding.found,
         "effect": finding.effect,
         "remedy": finding.remedy,
+        "command": command,
     })
 }
 
@@ -127,228 +250,54 @@ fn proc(path: &str) -> String {
         .to_owned()
 }
 
-fn kernel() -> Finding {
-    let release = proc("/proc/sys/kernel/osrelease");
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let mut finding = Finding::ok("kernel", release);
-    if version < (6, 1) {
-        finding.level = Level::Warning;
-        finding.effect = "single-issuer rings with deferred task work are missing: epoll is used";
-        finding.remedy = "Linux 6.1 or later";
-    }
-    finding
-}
-
-fn io_uring() -> Finding {
-    match choose(DriverKind::Uring) {
-        Ok(choice) => Finding::ok("io_uring", choice.line),
-        Err(reason) => Finding {
-            what: "io_uring",
-            level: Level::Warning,
-            found: reason,
-            effect: "the broker runs on epoll and plain system calls: same behaviour, more CPU",
-            remedy: "as said above; or --io poll, to have no warning",
-        },
-    }
-}
-
-/// Soft and hard limit from `/proc/self/limits`; `None` is unlimited.
-fn limit(name: &str) -> Option<(Option<u64>, Option<u64>)> {
-    let limits = proc("/proc/self/limits");
-    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
-    let mut values = line.split_whitespace().map(|word| word.parse().ok());
-    Some((values.next()?, values.next()?))
-}
-
-fn limit_text(value: Option<u64>) -> String {
-    value.map_or("unlimited".to_owned(), |value| value.to_string())
-}
-
-fn open_files() -> Finding {
-    let Some((soft, hard)) = limit("Max open files") else {
-        return Finding::ok("open files", "unknown".to_owned());
-    };
-    let found = format!("{} (hard {})", limit_text(soft), limit_text(hard));
-    let mut finding = Finding::ok("open files", found);
-    if soft.is_some_and(|soft| soft < 10_000) {
-        finding.level = Level::Warning;
-        finding.effect =
-            "every connection and open segment needs one: clients are refused at the limit";
-        finding.remedy = "`ulimit -n 100000`, or LimitNOFILE=100000 in the unit file";
-    }
-    finding
-}
-
-fn locked_memory() -> Finding {
-    let Some((soft, _)) = limit("Max locked memory") else {
-        return Finding::ok("locked memory", "unknown".to_owned());
-    };
-    let mut finding = Finding::ok("locked memory", limit_text(soft));
-    if soft.is_some_and(|soft| soft < 8 << 20) {
-        finding.level = Level::Warning;
-        finding.effect = "registered buffers may not fit, and io_uring may be refused";
-        finding.remedy = "`ulimit -l unlimited`, or LimitMEMLOCK=infinity in the unit file";
-    }
-    finding
-}
-
-fn memory() -> Finding {
-    let info = proc("/proc/meminfo");
-    let kib = |name: &str| -> u64 {
-        let line = info.lines().find_map(|line| line.strip_prefix(name));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        number.unwrap_or(0)
-    };
-    let (total, available) = (kib("MemTotal:") / 1024, kib("MemAvailable:") / 1024);
-    let mut finding = Finding::ok("memory", format!("{available} of {total} MiB available"));
-    if available < 512 {
-        finding.level = Level::Warning;
-        finding.effect = "little page cache: consumers that lag read from the disk";
-        finding.remedy = "leave a gigabyte or more to the system";
-    }
-    finding
-}
-
-/// The directory, or the nearest one above that is there.
-fn existing(dir: &Path) -> PathBuf {
-    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    let mut found = absolute.as_path();
-    while !found.is_dir() {
-        match found.parent() {
-            Some(parent) => found = parent,
-            None => break,
-        }
-    }
-    found.to_owned()
-}
-
-fn file_system(data: &Path) -> Finding {
-    let dir = existing(data);
-    let mounts = proc("/proc/self/mounts");
-    let mount = mounts
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split(' ').skip(1);
-            Some((words.next()?, words.next()?))
-        })
-        .filter(|(point, _)| dir.starts_with(point))
-        .max_by_key(|(point, _)| point.len());
-    let kind = mount.map_or("unknown", |(_, kind)| kind);
-    let mut found = format!("{kind} at {}", dir.display());
-    if let Ok(space) = rustix::fs::statvfs(&dir) {
-        let gib = space.f_bavail.saturating_mul(space.f_frsize) >> 30;
-        found.push_str(&format!(", {gib} GiB free"));
-    }
-    let mut finding = Finding::ok("file system", found);
-    match kind {
-        "ext4" | "xfs" => {}
-        "tmpfs" | "ramfs" => {
-            finding.level = Level::Warning;
-            finding.effect = "the data is gone with the machine's power";
-            finding.remedy = "a directory on ext4 or xfs for anything but tests";
-        }
-        "nfs" | "nfs4" | "cifs" | "fuse" | "9p" => {
-            finding.level = Level::Problem;
-            finding.effect = "fdatasync over a network is slow, and locks are not to be trusted";
-            finding.remedy = "a directory on a local ext4 or xfs";
-        }
-        _ => {
-            finding.level = Level::Warning;
-            finding.effect = "not measured on this file system: speed and durability are its own";
-            finding.remedy = "ext4 or xfs are what the project measures";
-        }
-    }
-    finding
-}
-
-const PROBE_WRITES: usize = 32;
-
-/// Writes 4 KiB and syncs, as the journal does, and takes the median.
-fn disk(data: &Path) -> Finding {
-    let dir = existing(data);
-    let path = dir.join(format!(".ringlog-doctor-{}", std::process::id()));
-    let result = probe(&path);
-    let _ = fs::remove_file(&path);
-    let mut times = match result {
-        Ok(times) => times,
-        Err(error) => {
-            return Finding {
-                what: "fdatasync",
-                level: Level::Problem,
-                found: format!("{}: {error}", path.display()),
-                effect: "the broker cannot keep data there",
-                remedy: "another --data-dir directory, or permission to write to this one",
-            };
-        }
-    };
-    times.sort_unstable();
-    let median = times.get(times.len() / 2).copied().unwrap_or_default();
-    let worst = times.last().copied().unwrap_or_default();
-    let found = format!(
-        "4 KiB write and fdatasync: median {} us, worst of {PROBE_WRITES} {} us",
-        median.as_micros(),
-        worst.as_micros()
-    );
-    let mut finding = Finding::ok("fdatasync", found);
-    if median < Duration::from_micros(15) {
-        finding.level = Level::Warning;
-        finding.effect = "faster than a disk can be: something acknowledges before it is stored";
-        finding.remedy = "check the write cache of the (virtual) disk if acks=all has to mean it";
-    } else if median > Duration::from_millis(10) {
-        finding.level = Level::Warning;
-        finding.effect = "acks=all waits at least so long; group commit keeps the throughput";
-        finding.remedy = "a disk with power-loss protection, or ringlog.durability=page-cache";
-    }
-    finding
-}
-
-fn probe(path: &Path) -> std::io::Result<Vec<Duration>> {
-    let file = File::options().create_new(true).write(true).open(path)?;
-    let block = [0x5a_u8; 4096];
-    // Space first, so that the figure is that of data and not of growing a file.
-    let zeros = vec![0_u8; 4096 * PROBE_WRITES];
-    file.write_all_at(&zeros, 0)?;
-    file.sync_all()?;
-    let mut times = Vec::new();
-    let mut position = 0;
-    for _ in 0..PROBE_WRITES {
-        let start = Instant::now();
-        file.write_all_at(&block, position)?;
-        file.sync_data()?;
-        times.push(start.elapsed());
-        position += 4096;
-    }
-    Ok(times)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_finding_but_ok_says_effect_and_remedy() {
-        let dir = std::env::temp_dir();
-        for finding in [
-            kernel(),
-            io_uring(),
-            open_files(),
-            locked_memory(),
-            memory(),
-            file_system(&dir),
-            disk(&dir),
-        ] {
+        for finding in findings(&std::env::temp_dir()) {
             let is_ok = finding.level == Level::Ok;
             assert_eq!(is_ok, finding.remedy.is_empty(), "{finding:?}");
+            assert_eq!(is_ok, finding.effect.is_empty(), "{finding:?}");
             assert!(!finding.found.is_empty(), "{finding:?}");
         }
     }
 
+    fn written(findings: &[Finding]) -> String {
+        let mut out = Vec::new();
+        script(findings, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
     #[test]
-    fn a_directory_that_is_not_there_yet_is_judged_by_its_parent() {
-        let missing = std::env::temp_dir().join("no/such/dir");
-        assert_eq!(existing(&missing), std::env::temp_dir());
+    fn the_script_has_each_step_with_its_undoing_and_is_a_script() {
+        let warned = |step| Finding {
+            level: Level::Warning,
+            effect: "slow",
+            remedy: "by some means",
+            step,
+            ..Finding::ok("swap", "on".to_owned())
+        };
+        let text = written(&[
+            Finding::ok("clock", "tsc".to_owned()),
+            warned(Step::sysctl("vm.swappiness", "1", "60")),
+            warned(Step::write("/sys/x", "none", "bfq")),
+            warned(Step::unit("LimitNOFILE=100000")),
+            warned(None),
+        ]);
+        for part in [
+            "# undo: sysctl -w vm.swappiness=60\nsysctl -w vm.swappiness=1\n",
+            "# undo: echo bfq > /sys/x\necho none > /sys/x\n",
+            "# [Service]\n# LimitNOFILE=100000\n",
+            "# by hand: by some means\n",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+        assert!(!text.contains("clock"), "{text}");
+        let mut shell = std::process::Command::new("sh");
+        let status = shell.args(["-n", "-c", &text]).status().unwrap();
+        assert!(status.success(), "{text}");
+        assert!(written(&[]).contains("Nothing to do"));
     }
 }

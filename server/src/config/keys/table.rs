@@ -16,7 +16,6 @@ const KEEP: &str = "batches are stored as the producer compressed them";
 const METRICS: &str = "no reporter class is run and there is no JMX";
 const PARTLIM: &str = "DescribeTopicPartitions is not offered";
 const PERIP: &str = "max.connections.per.ip holds for every address";
-const PREALL: &str = "segments grow as they are written";
 const PURG: &str = "a waiting request is dropped as soon as it is answered";
 const QBYTES: &str = "queued.max.requests bounds the requests in flight";
 const QUORUM: &str = "no KRaft quorum runs here; this node coordinates itself";
@@ -171,7 +170,7 @@ pub static KEYS: &[Key] = table! {
     ["log.message.timestamp.before.max.ms", Long, Ms, Some("9223372036854775807"), AtLeast(0), Acts, "How far a record's timestamp may lie in the past."],
     ["log.message.timestamp.difference.max.ms", Long, Ms, Some("9223372036854775807"), AtLeast(0), AcceptedIgnored(TDIFF), "Old spelling of the two bounds before.max.ms and after.max.ms."],
     ["log.message.timestamp.type", String, Plain, Some("CreateTime"), OneOf(&["CreateTime", "LogAppendTime"]), Acts, "Whether a record carries its producer's time or the time of append."],
-    ["log.preallocate", Boolean, Plain, Some("false"), Any, AcceptedIgnored(PREALL), "Reserve a segment's full size when it is made."],
+    ["log.preallocate", Boolean, Plain, Some("false"), Any, Acts, "Reserve a segment's full size when it is made."],
     ["log.retention.bytes", Long, Bytes, Some("-1"), Any, Acts, "Size at which a partition's oldest segments are deleted; -1 means no bound."],
     ["log.retention.check.interval.ms", Long, Ms, Some("300000"), AtLeast(1), Acts, "Pause between looks for segments to delete."],
     ["log.retention.hours", Int, Hours, Some("168"), Any, Acts, "Age at which segments are deleted; log.retention.minutes and log.retention.ms go first."],
@@ -280,7 +279,7 @@ pub static KEYS: &[Key] = table! {
     ["ringlog.io", String, Plain, Some("auto"), OneOf(&["auto", "uring", "poll"]), Acts, "I/O driver: uring, poll (epoll and plain system calls), or auto, which takes io_uring where it is to be had."],
     ["ringlog.journal.bytes", Long, Bytes, Some("268435456"), AtLeast(1048576), Acts, "Size of one shard's journal, a ring of files."],
     ["ringlog.journal.file.bytes", Long, Bytes, Some("16777216"), AtLeast(65536), Acts, "Size of one file of the journal; a multiple of 4096."],
-    ["ringlog.open.files.max", Int, Plain, None, AtLeast(16), Acts, "Log files held open at a time, over all shards; null means half of the process's limit (ulimit -n)."],
+    ["ringlog.open.files.max", Int, Plain, None, AtLeast(16), Acts, "Log files held open at a time, over all shards; null means two fifths of the process's limit (ulimit -n). Connections get what is left."],
     ["ringlog.scrub.bytes.per.second", Long, Bytes, Some("4194304"), AtLeast(0), Acts, "Bytes of logs that a background scrub reads in a second, over all shards, to find damage before a consumer does; 0 turns it off."],
     ["ringlog.zookeeper.port", Int, Plain, None, Between(0, 65535), Acts, "Port of the ZooKeeper service in this process, on 127.0.0.1; 0 lets the system choose. Null means 2181 if zookeeper.connect is not set, else none. A ZooKeeper that runs there already is used."],
     ["sasl.client.callback.handler.class", Class, Plain, None, Any, AcceptedIgnored(SEC), "Login by SASL: client callback handler class."],

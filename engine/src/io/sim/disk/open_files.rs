@@ -10,7 +10,7 @@ use super::super::chaos::Chaos;
 use super::super::config::Fault;
 use super::super::file::{Capture, Contents, PAGE_BYTES, Survival};
 use super::{Answer, Disk, Kind, NodeId, OpenFile, ROOT};
-use crate::io::op::OpenMode;
+use crate::io::op::{OpenMode, Volume};
 
 fn writable(open: &OpenFile) -> Answer<()> {
     match open.mode {
@@ -47,6 +47,14 @@ impl Disk {
     fn free_pages(&self, chaos: &Chaos) -> u64 {
         let capacity = chaos.config.disk.capacity_bytes / PAGE_BYTES as u64;
         capacity.saturating_sub(self.used_pages)
+    }
+
+    /// statvfs(3).
+    pub(in crate::io::sim) fn volume(&self, chaos: &Chaos) -> Volume {
+        Volume {
+            total_bytes: chaos.config.disk.capacity_bytes,
+            usable_bytes: self.free_pages(chaos) * PAGE_BYTES as u64,
+        }
     }
 
     /// How many of `total` bytes a write may write before it fails, and what it answers then.

@@ -1,0 +1,190 @@
+//! How far one broker goes: partitions, restarts, connections, file handles. One table, each row with the
+//! mark that the project set itself.
+//!
+//! Every part starts a broker of its own; nothing here compares with another broker. Memory is resident
+//! memory (`VmRSS`), handles are the entries of `/proc/PID/fd`, both of the broker's process.
+
+mod node;
+mod overload;
+mod partitions;
+mod restart;
+
+use serde::Serialize;
+
+use crate::cli::{LimitsArgs, Part};
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::folder::Folder;
+use crate::report::{Document, Spread, say};
+use crate::table::{Cell, Table};
+use crate::transport::Transport;
+
+/// One line of the table.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    unit: &'static str,
+    /// What it is to stay below.
+    mark: Option<f64>,
+    values: Vec<f64>,
+}
+
+impl Row {
+    fn is_reached(&self) -> bool {
+        let spread = Spread::of(&self.values);
+        let is_below = |mark: f64| spread.is_some_and(|spread| spread.median <= mark);
+        self.mark.is_none_or(is_below)
+    }
+}
+
+/// The rows so far; a row that is added again gets one more value.
+#[derive(Debug, Default, Serialize)]
+struct Rows(Vec<Row>);
+
+impl Rows {
+    fn add(&mut self, name: &str, unit: &'static str, mark: Option<f64>, value: f64) {
+        say(&format!("{name}: {value:.3} {unit}"));
+        match self.0.iter_mut().find(|row| row.name == name) {
+            Some(row) => row.values.push(value),
+            None => self.0.push(Row {
+                name: name.to_owned(),
+                unit,
+                mark,
+                values: vec![value],
+            }),
+        }
+    }
+
+    fn table(&self) -> Table {
+        let row = |row: &Row| {
+            let mark = row.mark.map(|mark| format!("<= {mark} {}", row.unit));
+            let verdict = match (row.mark, row.is_reached()) {
+                (None, _) => "",
+                (Some(_), true) => "reached",
+                (Some(_), false) => "NOT REACHED",
+            };
+            vec![
+                Cell::Text(format!("{}, {}", row.name, row.unit)),
+                Spread::of(&row.values).map_or(Cell::Nothing(()), Cell::Spread),
+                mark.map_or(Cell::Nothing(()), Cell::Text),
+                Cell::from(verdict),
+            ]
+        };
+        Table {
+            title: "Limits".to_owned(),
+            columns: ["measure", "median [least, greatest]", "mark", ""]
+                .map(str::to_owned)
+                .to_vec(),
+            rows: self.0.iter().map(row).collect(),
+            notes: NOTES.map(|note| format!("- {note}")).to_vec(),
+        }
+    }
+}
+
+const NOTES: [&str; 5] = [
+    "partitions: topics of 1000 empty partitions each, one more topic that is written to; memory of a \
+     partition = growth of resident memory since before they were made / their number",
+    "restart: from the spawn of the process to `answers` (its port is told), to the first acknowledged \
+     record of a topic that was there before, and to the end offset of every partition; the page cache is \
+     warm",
+    "stalled connections: each announces 90 MB and sends 64 KiB of it; the load beside them is 4 \
+     connections with one request of one record of 1 KiB under way each, durable",
+    "create and delete: topics of one partition; the growth is of the last round over the first, since \
+     the allocator keeps what one round needs",
+    "broker pinned to CPU 0, generator to CPU 1; loopback; durable mode",
+];
+
+#[derive(Serialize)]
+struct Body<'a> {
+    io: &'static str,
+    repetitions: usize,
+    rows: &'a Rows,
+}
+
+/// Measures all parts and writes the result's folder.
+pub(crate) async fn limits<T: Transport>(args: &LimitsArgs) -> Result<(), Failure> {
+    if args.repetitions == 0 {
+        return Err(Failure::Usage("limits needs a repetition".to_owned()));
+    }
+    node::raise_handles()?;
+    let environment = Environment::capture(&args.spawn_args.work_dir());
+    let machine = args
+        .machine
+        .clone()
+        .unwrap_or_else(|| environment.machine());
+    let name = format!("{}-{machine}-limits", environment.date());
+    let folder = Folder::claim(&args.results.join(&name), Some(name))?;
+    let mut rows = Rows::default();
+    let measured = measure::<T>(args, &mut rows).await;
+    let body = Body {
+        io: T::NAME,
+        repetitions: args.repetitions,
+        rows: &rows,
+    };
+    let missed = rows.0.iter().filter(|row| !row.is_reached());
+    let missed: Vec<_> = missed.map(|row| row.name.clone()).collect();
+    let readme = readme(&environment, &rows, &missed);
+    for line in readme.lines() {
+        say(line);
+    }
+    let document = match &measured {
+        Ok(()) => Document::new("limits", environment, Vec::new(), &body),
+        Err(failure) => Document::failed("limits", environment, failure.to_string(), &body),
+    };
+    document
+        .with_tables(vec![rows.table()])
+        .with_readme(readme)
+        .write(&folder)?;
+    measured
+}
+
+async fn measure<T: Transport>(args: &LimitsArgs, rows: &mut Rows) -> Result<(), Failure> {
+    let wants = |part| args.only.is_empty() || args.only.contains(&part);
+    if wants(Part::Overload) {
+        for _ in 0..args.repetitions {
+            overload::idle_connections::<T>(args, rows).await?;
+            overload::stalled_connections::<T>(args, rows).await?;
+            overload::few_handles::<T>(args, rows).await?;
+        }
+    }
+    if wants(Part::Topics) {
+        partitions::create_and_delete::<T>(args, rows).await?;
+    }
+    if wants(Part::Segments) {
+        for _ in 0..args.repetitions {
+            restart::of_segments::<T>(args, rows).await?;
+        }
+    }
+    if wants(Part::Recovery) {
+        for bytes in &args.recovery_bytes {
+            for _ in 0..args.repetitions {
+                restart::of_bytes::<T>(args, *bytes, rows).await?;
+            }
+        }
+    }
+    if wants(Part::Partitions) {
+        for count in &args.partitions {
+            partitions::at_scale::<T>(args, *count, rows).await?;
+        }
+    }
+    Ok(())
+}
+
+fn readme(environment: &Environment, rows: &Rows, missed: &[String]) -> String {
+    let mut lines = vec!["# Limits of one broker".to_owned(), String::new()];
+    let facts = environment.lines();
+    lines.extend(facts.into_iter().map(|line| format!("- {line}")));
+    lines.push(String::new());
+    lines.extend(rows.table().markdown());
+    lines.push(String::new());
+    if missed.is_empty() {
+        lines.push("All marks are reached.".to_owned());
+    } else {
+        lines.push(format!(
+            "Marks that are not reached: {}.",
+            missed.join("; ")
+        ));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
