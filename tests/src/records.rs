@@ -555,13 +555,13 @@ fn get_varlong(bytes: &mut &[u8]) -> i64 {
 }
 
 fn get_headers(bytes: &mut &[u8]) -> Vec<(String, Option<Vec<u8>>)> {
-    let header = |_| {
+    let mut headers = Vec::new();
+    for _ in 0..get_varlong(bytes) {
         let name = get_nullable(bytes).expect("a header has a name");
         let name = String::from_utf8(name).expect("in UTF-8");
-        (name, get_nullable(bytes))
-    };
-    let count = get_varlong(bytes);
-    (0..count).map(header).collect()
+        headers.push((name, get_nullable(bytes)));
+    }
+    headers
 }
 
 fn get_nullable(bytes: &mut &[u8]) -> Option<Vec<u8>> {
