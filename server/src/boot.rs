@@ -5,8 +5,10 @@
 //! them; then each shard opens its partitions ([`open_partitions`]), recovers those that need it and
 //! makes those that are missing.
 
+mod adopted;
 pub mod cluster;
 mod directories;
+mod epochs;
 mod openings;
 mod partitions;
 
@@ -25,9 +27,8 @@ use uuid::Uuid;
 
 use crate::config::BrokerConfig;
 use crate::metadata::reconcile;
-use crate::metadata::state::{Image, Topic, new_topic_id};
+use crate::metadata::state::{Image, METADATA_TOPIC, Topic, new_topic_id};
 use crate::metadata::store::Places;
-use crate::metadata::znode::TopicNode;
 
 use cluster::Cluster;
 pub use directories::create_directories_of;
@@ -46,6 +47,8 @@ pub struct FoundPartition {
     pub directory: PathBuf,
     /// How its log is to be opened; `None` if it is to be made.
     pub opening: Option<Opening>,
+    /// Whether compaction may have left gaps between its segments, whatever the settings are now.
+    pub has_gaps: bool,
 }
 
 /// What ZooKeeper and the log directories hold.
@@ -71,7 +74,10 @@ struct OnDisk {
     directory: PathBuf,
     place: usize,
     id: Option<Uuid>,
+    /// The newest of `leader-epoch-checkpoint`, which only Apache Kafka writes.
+    leader_epoch: i32,
     opening: Opening,
+    has_gaps: bool,
 }
 
 /// Looks through the log directories, makes new ones ready, replays the journals, and holds what is
@@ -85,6 +91,7 @@ pub async fn find(
     cluster: &Cluster,
     random: &mut fastrand::Rng,
 ) -> Result<Found, String> {
+    let is_new_cluster = cluster.id.is_none();
     let mut cluster_id = None;
     let mut on_disk = Vec::new();
     for (place, log_directory) in config.log_dirs.iter().enumerate() {
@@ -97,6 +104,9 @@ pub async fn find(
             let id = read_topic_id(io, &directory).await?;
             let opening = openings.of(&key);
             Ok::<_, String>(OnDisk {
+                leader_epoch: epochs::newest(io, &directory).await,
+                // Which topics of another cluster are compacted, only its ZooKeeper knows.
+                has_gaps: is_new_cluster || openings.was_compacted(&key),
                 key,
                 directory,
                 place,
@@ -110,7 +120,6 @@ pub async fn find(
             .await?;
         on_disk.extend(read);
     }
-    let is_new_cluster = cluster.id.is_none();
     let cluster_id = match (&cluster.id, cluster_id) {
         (Some(id), Some(known)) if *id != known => {
             return Err(wrong_cluster(config, id, &known));
@@ -127,11 +136,12 @@ pub async fn find(
     let mut unenrolled = Vec::new();
     if is_new_cluster {
         let ids = ids_on_disk(&on_disk, random)?;
-        add_topics(&mut image, config, &on_disk, &ids, cluster)?;
+        adopted::add_topics(&mut image, config, &on_disk, &ids, cluster)?;
         unenrolled.extend(ids.into_keys());
     } else {
         unenrolled = add_known_topics(&mut image, config, cluster, &on_disk, random);
     }
+    image.set_leader_epochs(epochs::of(&image, &on_disk));
     let (places, partitions) = assign(io, config, &image, on_disk).await?;
     Ok(Found {
         cluster_id,
@@ -226,6 +236,9 @@ async fn find_partitions(
             continue;
         }
         match PartitionDirectory::parse(&entry.name) {
+            Some(of) if of.topic == METADATA_TOPIC => {
+                log::info!("Leaving {} alone: it is KRaft's", path.display());
+            }
             Some(PartitionDirectory {
                 topic,
                 partition,
@@ -410,26 +423,6 @@ async fn replay(
     Ok(())
 }
 
-/// A new cluster has the topics of the log directories.
-fn add_topics(
-    image: &mut Image,
-    config: &BrokerConfig,
-    on_disk: &[OnDisk],
-    ids: &BTreeMap<String, Uuid>,
-    cluster: &Cluster,
-) -> Result<(), String> {
-    for (name, id) in ids {
-        let of_topic = on_disk.iter().filter(|found| found.key.0 == *name);
-        let highest = of_topic.map(|found| found.key.1).max().unwrap_or(0);
-        let node = TopicNode::on_one_broker(*id, highest + 1, config.node_id).encode();
-        let settings = cluster.topic_configs.get(name);
-        let (topic, _) = reconcile::plan(config, image, name, &node, settings)
-            .map_err(|reason| format!("topic {name}: {reason}"))?;
-        image.insert(topic);
-    }
-    Ok(())
-}
-
 /// The topics of ZooKeeper; gives those whose id it does not have. A topic without an id and
 /// without a directory is taken up after the start, as any that a tool makes.
 fn add_known_topics(
@@ -505,6 +498,7 @@ async fn assign(
         let partition = FoundPartition {
             directory: found.directory,
             opening: Some(found.opening),
+            has_gaps: found.has_gaps,
         };
         partitions.insert(found.key, partition);
     }
@@ -520,8 +514,12 @@ async fn assign(
             let name = directory::partition_directory_name(&key.0, key.1);
             let directory = config.log_dirs[place].join(name);
             places.insert(key.clone(), place);
-            let opening = None;
-            partitions.insert(key, FoundPartition { directory, opening });
+            let made = FoundPartition {
+                directory,
+                opening: None,
+                has_gaps: false,
+            };
+            partitions.insert(key, made);
         }
     }
     Ok((places, partitions))

@@ -109,7 +109,13 @@ impl From<LogError> for AppendError {
 
 impl Partition {
     /// A partition around an opened log whose whole content is durable.
-    pub fn new(topic: Arc<Topic>, index: i32, log: Log, producers: ProducerState) -> Rc<Partition> {
+    pub fn new(
+        topic: Arc<Topic>,
+        index: i32,
+        leader_epoch: i32,
+        log: Log,
+        producers: ProducerState,
+    ) -> Rc<Partition> {
         let high_watermark = Cell::new(log.end_position());
         Rc::new(Partition {
             index,
@@ -117,7 +123,7 @@ impl Partition {
             topic: RefCell::new(topic),
             producers: RefCell::new(producers),
             high_watermark,
-            leader_epoch: 0,
+            leader_epoch,
             turnstile: Turnstile::default(),
             snapshots: Turnstile::default(),
             watchers: RefCell::default(),

@@ -131,6 +131,8 @@ pub struct Record {
     pub key: Option<Vec<u8>>,
     /// The value.
     pub value: Option<Vec<u8>>,
+    /// Names and values of its headers.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl Record {
@@ -406,7 +408,9 @@ fn read_batch(entry: &[u8], contents: &mut Contents) {
     let plain = decompress(attributes.to_be_bytes()[1] & 7, &entry[position::RECORDS..]);
     let mut bytes = plain.as_slice();
     let before = contents.records.len();
-    for _ in 0..count {
+    // What a consumer does not hand out: the ends of transactions.
+    let is_control = attributes & 0x20 != 0;
+    for _ in 0..count * usize::from(!is_control) {
         let length = usize::try_from(get_varlong(&mut bytes)).expect("a record has a length");
         let (mut record, rest) = bytes.split_at(length);
         record.advance(1);
@@ -414,6 +418,7 @@ fn read_batch(entry: &[u8], contents: &mut Contents) {
         let offset = base_offset + get_varlong(&mut record);
         let key = get_nullable(&mut record);
         let value = get_nullable(&mut record);
+        let headers = get_headers(&mut record);
         let log_append_time = attributes & 8 != 0;
         let timestamp = if log_append_time {
             max_timestamp
@@ -425,11 +430,12 @@ fn read_batch(entry: &[u8], contents: &mut Contents) {
             timestamp,
             key,
             value,
+            headers,
         });
         bytes = rest;
     }
     assert!(
-        bytes.is_empty(),
+        bytes.is_empty() || is_control,
         "bytes after the last record of a fetched batch"
     );
     let last = contents.records[before..]
@@ -465,6 +471,7 @@ fn read_message(entry: &[u8], records: &mut Vec<Record>) {
             timestamp,
             key,
             value,
+            headers: Vec::new(),
         });
         return;
     }
@@ -545,6 +552,16 @@ fn get_varlong(bytes: &mut &[u8]) -> i64 {
         }
     }
     (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
+}
+
+fn get_headers(bytes: &mut &[u8]) -> Vec<(String, Option<Vec<u8>>)> {
+    let mut headers = Vec::new();
+    for _ in 0..get_varlong(bytes) {
+        let name = get_nullable(bytes).expect("a header has a name");
+        let name = String::from_utf8(name).expect("in UTF-8");
+        headers.push((name, get_nullable(bytes)));
+    }
+    headers
 }
 
 fn get_nullable(bytes: &mut &[u8]) -> Option<Vec<u8>> {

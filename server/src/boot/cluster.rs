@@ -98,6 +98,14 @@ pub async fn enroll(
         };
         log::info!("Topic {name} of the log directories is entered in ZooKeeper");
         let node = TopicNode::on_one_broker(topic.id, topic.partitions, config.node_id);
+        // Before the topic, which is not looked at again once it is there.
+        if found.is_new_cluster && !topic.overrides.is_empty() {
+            let (path, settings) = (
+                znode::topic_config_path(name),
+                znode::config(&topic.overrides),
+            );
+            ensemble.put(&path, settings).await.map_err(failed)?;
+        }
         let path = znode::topic_path(name);
         let put = ensemble.put(&path, node.encode()).await;
         put.map_err(failed)?;

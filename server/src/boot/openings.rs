@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ringlog_engine::io::Io;
 use ringlog_engine::log::checkpoint::{
-    self, LOG_START_OFFSET_FILE, OffsetEntry, RECOVERY_POINT_FILE,
+    self, CLEANER_OFFSET_FILE, LOG_START_OFFSET_FILE, OffsetEntry, RECOVERY_POINT_FILE,
 };
 use ringlog_engine::log::{Opening, directory};
 
@@ -17,6 +17,7 @@ pub(super) struct Openings {
     clean: bool,
     recovery_points: BTreeMap<(String, i32), i64>,
     log_starts: BTreeMap<(String, i32), i64>,
+    clean_ends: BTreeMap<(String, i32), i64>,
 }
 
 impl Openings {
@@ -30,6 +31,8 @@ impl Openings {
         Ok(Openings {
             recovery_points: read(RECOVERY_POINT_FILE).await?,
             log_starts: read(LOG_START_OFFSET_FILE).await?,
+            // The cleaner tells of one that cannot be read, and begins anew.
+            clean_ends: read(CLEANER_OFFSET_FILE).await.unwrap_or_default(),
             clean: directory::take_clean_shutdown(io, log_directory)
                 .await
                 .map_err(explain)?,
@@ -43,6 +46,11 @@ impl Openings {
             log_start_offset: self.log_starts.get(key).copied(),
             accept_loss: false,
         }
+    }
+
+    /// Whether the log has been compacted at some time.
+    pub(super) fn was_compacted(&self, key: &(String, i32)) -> bool {
+        self.clean_ends.contains_key(key)
     }
 
     /// Checkpoints of partitions that are not there go, lest a topic of the same name that is

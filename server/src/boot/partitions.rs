@@ -77,7 +77,8 @@ async fn open(
     let Some(opening) = found.opening else {
         return store::open_new(shard, topic.clone(), index, &found.directory).await;
     };
-    let config = log_config(topic, index);
+    let mut config = log_config(topic, index);
+    config.is_compacted |= found.has_gaps;
     let (log, recovery) = Log::open(
         &shard.files,
         &found.directory,
@@ -103,6 +104,7 @@ async fn open(
         log.rewrite_unsynced().await.map_err(explain_in_line)?;
     }
     log.flush().await.map_err(explain_in_line)?;
+    log.set_config(log_config(topic, index));
     let producers = if opening.clean && log.log_end_offset() == 0 {
         ProducerState::default()
     } else {
@@ -114,7 +116,8 @@ async fn open(
         .topic(&topic.name)
         .cloned()
         .unwrap_or(topic.clone());
-    let partition = Partition::new(topic.clone(), index, log, producers);
+    let epoch = shard.image().leader_epoch(topic.id, index);
+    let partition = Partition::new(topic.clone(), index, epoch, log, producers);
     tell_damage(&partition);
     shard.add_partition(partition.clone());
     if topic.name == GROUP_TOPIC {

@@ -4,20 +4,24 @@
 //! directory: it is made under another name, synced, and renamed when it is whole, so that a start that
 //! is cut short begins again. The original is only read, and locked meanwhile; it must not be in use.
 //! What is Kafka's own business stays behind: the metadata log of KRaft, and directories that were
-//! being deleted or moved. Topics get the partitions that are there, and settings by default.
+//! being deleted or moved. Topics get the partitions that are there; of their settings see
+//! `boot/adopted`.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ringlog_engine::io::lock_file;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
 use ringlog_engine::log::directory::{META_PROPERTIES_FILE, MetaProperties, PartitionDirectory};
 
 use super::holder::name_holder;
+use crate::metadata::state::METADATA_TOPIC;
 
-/// The metadata log of KRaft.
-const METADATA_TOPIC: &str = "__cluster_metadata";
 /// Behind the name of a copy that is not whole yet.
 const UNFINISHED: &str = ".adopting";
 
@@ -157,8 +161,7 @@ fn copy_directory(from: &Path, to: &Path, is_log_directory: bool) -> io::Result<
         let kind = fs::metadata(&path).map_err(|error| naming(&path, &error))?;
         let target = to.join(&name);
         if kind.is_file() && name != ".lock" {
-            // copy_file_range(2): on XFS and Btrfs the copy shares the blocks.
-            fs::copy(&path, &target).map_err(|error| naming(&path, &error))?;
+            copy_file(&path, &target).map_err(|error| naming(&path, &error))?;
             File::open(&target)?.sync_all()?;
         } else if kind.is_dir() && is_log_directory {
             let parsed = name.to_str().and_then(PartitionDirectory::parse);
@@ -173,6 +176,31 @@ fn copy_directory(from: &Path, to: &Path, is_log_directory: bool) -> io::Result<
         }
     }
     File::open(to)?.sync_all()
+}
+
+/// Holes stay holes: the two indexes of each partition that a killed Kafka leaves are of 10 MiB, of which
+/// a few pages are written.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let told = source.metadata()?;
+    if told.blocks() * 512 >= told.len() {
+        // copy_file_range(2): on XFS and Btrfs the copy shares the blocks.
+        return fs::copy(from, to).map(drop);
+    }
+    let mut target = File::create(to)?;
+    target.set_permissions(told.permissions())?;
+    target.set_len(told.len())?;
+    let mut position = 0;
+    loop {
+        let begin = match rustix::fs::seek(&source, SeekFrom::Data(position)) {
+            Err(Errno::NXIO) => return Ok(()), // nothing but a hole is left
+            other => other?,
+        };
+        position = rustix::fs::seek(&source, SeekFrom::Hole(begin))?;
+        source.seek(io::SeekFrom::Start(begin))?;
+        target.seek(io::SeekFrom::Start(begin))?;
+        io::copy(&mut (&mut source).take(position - begin), &mut target)?;
+    }
 }
 
 /// The copy belongs to this broker, of the same cluster.

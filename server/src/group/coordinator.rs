@@ -65,6 +65,11 @@ impl Coordinator {
         }
     }
 
+    /// The topic has as many partitions as it has, whatever the configuration would give a new one.
+    pub fn set_partition_count(&mut self, count: i32) {
+        self.partition_count = count;
+    }
+
     /// All committed offsets.
     pub fn committed(&self) -> impl Iterator<Item = GroupOffset> {
         self.groups.values().flat_map(|group| {

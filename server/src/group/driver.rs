@@ -18,6 +18,7 @@ use kafka_protocol::protocol::StrBytes;
 use ringlog_engine::clock::Instant;
 use ringlog_engine::log::LogError;
 use ringlog_engine::record::batch::iterate;
+use ringlog_engine::record::builder::TransactionMarker;
 use ringlog_engine::record::{BatchBuilder, BatchReader, Compression};
 
 use super::{
@@ -224,6 +225,8 @@ async fn append_durably(
 pub async fn load(shard: &Rc<Shard>, partition: &Rc<Partition>) {
     let groups = &shard.groups;
     let now_ms = groups.now_ms(shard);
+    let count = partition.topic().partitions;
+    groups.coordinator.borrow_mut().set_partition_count(count);
     let actions = groups
         .coordinator
         .borrow_mut()
@@ -306,12 +309,17 @@ fn read_batch(
     loaded: &mut LoadedGroups,
 ) -> Result<(), ringlog_engine::record::BatchError> {
     let reader = BatchReader::open(batch, BATCH_BYTES_MAX)?;
-    if reader.header().is_control() {
-        return Ok(());
-    }
+    let header = *reader.header();
     for record in reader.records() {
         let record = record?;
-        if let Some(key) = record.key {
+        let Some(key) = record.key else { continue };
+        if header.is_control() {
+            if let Some(marker) = TransactionMarker::from_key(key) {
+                loaded.end_transaction(header.producer_id, marker);
+            }
+        } else if header.is_transactional() {
+            loaded.transactional_record(header.producer_id, key, record.value);
+        } else {
             loaded.record(key, record.value);
         }
     }

@@ -1,7 +1,9 @@
 //! The log of a partition of `__consumer_offsets`, replayed into groups after a restart
 //! (GroupMetadataManager.doLoadGroupsAndOffsets). Later records replace earlier ones of the same
 //! key, tombstones remove them; keys that are not ours and records that cannot be read are counted
-//! and skipped, so that one bad record does not take all groups away.
+//! and skipped, so that one bad record does not take all groups away. Offsets that Apache Kafka has
+//! committed within transactions (KIP-98) count once the transaction is: those of aborted ones and of
+//! ones that are still open at the end of the log do not.
 
 use super::context::{Context, TopicPartition};
 use super::group_state::{Group, GroupState};
@@ -12,6 +14,7 @@ use super::record_format::{
     decode_key, decode_offset_value,
 };
 use kafka_protocol::protocol::StrBytes;
+use ringlog_engine::record::builder::TransactionMarker;
 use std::collections::BTreeMap;
 
 /// What came out of a load.
@@ -29,25 +32,64 @@ pub struct LoadReport {
     pub first_error: Option<FormatError>,
 }
 
+/// The offsets of a group; each with the place of its record in the order of the log.
+type Offsets = BTreeMap<TopicPartition, (u64, OffsetAndMetadata)>;
+
 /// Gathers the records of one partition in the order of the log; then
 /// [`super::Coordinator::finish_load`] takes it.
 #[derive(Debug, Default)]
 pub struct LoadedGroups {
     groups: BTreeMap<StrBytes, GroupMetadataValue>,
-    offsets: BTreeMap<StrBytes, BTreeMap<TopicPartition, OffsetAndMetadata>>,
+    offsets: BTreeMap<StrBytes, Offsets>,
+    /// Of transactions whose end has not come yet, by producer id.
+    pending: BTreeMap<i64, BTreeMap<StrBytes, Offsets>>,
+    /// Records so far.
+    order: u64,
     report: LoadReport,
 }
 
 impl LoadedGroups {
-    /// The next record. Those of control batches and aborted transactions are not to be given.
+    /// The next record of a batch that belongs to no transaction.
     pub fn record(&mut self, key: &[u8], value: Option<&[u8]>) {
-        if let Err(error) = self.apply(key, value) {
+        self.take(None, key, value);
+    }
+
+    /// The next record of a transaction of this producer: its offset counts once that is committed.
+    pub fn transactional_record(&mut self, producer_id: i64, key: &[u8], value: Option<&[u8]>) {
+        self.take(Some(producer_id), key, value);
+    }
+
+    /// A transaction has ended, as the next control record says. Of what was committed, offsets that
+    /// were committed meanwhile by records behind it are not replaced.
+    pub fn end_transaction(&mut self, producer_id: i64, marker: TransactionMarker) {
+        let pending = self.pending.remove(&producer_id).unwrap_or_default();
+        if marker == TransactionMarker::Abort {
+            return;
+        }
+        for (group, offsets) in pending {
+            let known = self.offsets.entry(group).or_default();
+            for (partition, value) in offsets {
+                if known.get(&partition).is_none_or(|old| old.0 < value.0) {
+                    known.insert(partition, value);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, transaction: Option<i64>, key: &[u8], value: Option<&[u8]>) {
+        self.order += 1;
+        if let Err(error) = self.apply(transaction, key, value) {
             self.report.records_bad += 1;
             self.report.first_error.get_or_insert(error);
         }
     }
 
-    fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), FormatError> {
+    fn apply(
+        &mut self,
+        transaction: Option<i64>,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), FormatError> {
         match (decode_key(key)?, value) {
             (
                 RecordKey::Offset {
@@ -55,27 +97,24 @@ impl LoadedGroups {
                     topic,
                     partition,
                 },
-                Some(value),
+                value,
             ) => {
-                let value = decode_offset_value(value)?;
-                self.offsets
-                    .entry(group)
-                    .or_default()
-                    .insert((topic, partition), value);
-            }
-            (
-                RecordKey::Offset {
-                    group,
-                    topic,
-                    partition,
-                },
-                None,
-            ) => {
-                if let Some(offsets) = self.offsets.get_mut(&group) {
-                    offsets.remove(&(topic, partition));
-                    if offsets.is_empty() {
-                        self.offsets.remove(&group);
+                let value = value.map(decode_offset_value).transpose()?;
+                let all = match transaction {
+                    None => &mut self.offsets,
+                    Some(producer_id) => self.pending.entry(producer_id).or_default(),
+                };
+                let offsets = all.entry(group.clone()).or_default();
+                match value {
+                    Some(value) => {
+                        offsets.insert((topic, partition), (self.order, value));
                     }
+                    None => {
+                        offsets.remove(&(topic, partition));
+                    }
+                }
+                if offsets.is_empty() {
+                    all.remove(&group);
                 }
             }
             (RecordKey::Group { group }, Some(value)) => {
@@ -109,7 +148,7 @@ impl LoadedGroups {
             .into_iter()
             .map(|(mut group, offsets)| {
                 report.offsets += offsets.len();
-                for (partition, value) in offsets {
+                for (partition, (_, value)) in offsets {
                     group.offsets.restore(partition, value);
                 }
                 group

@@ -130,11 +130,12 @@ fn by_id(shard: &Shard, id: Uuid) -> MetadataResponseTopic {
 
 fn describe(shard: &Shard, topic: &Topic) -> MetadataResponseTopic {
     let node_id = BrokerId(shard.broker.config.node_id);
+    let image = shard.image();
     let partitions = (0..topic.partitions).map(|index| {
         MetadataResponsePartition::default()
             .with_partition_index(index)
             .with_leader_id(node_id)
-            .with_leader_epoch(0)
+            .with_leader_epoch(image.leader_epoch(topic.id, index))
             .with_replica_nodes(vec![node_id])
             .with_isr_nodes(vec![node_id])
     });

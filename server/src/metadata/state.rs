@@ -12,6 +12,8 @@ use crate::config::topic::{Overrides, TopicConfig};
 pub const GROUP_TOPIC: &str = "__consumer_offsets";
 /// The topic that keeps transactions.
 pub const TRANSACTION_TOPIC: &str = "__transaction_state";
+/// The metadata log of KRaft: a partition's directory, but no topic.
+pub const METADATA_TOPIC: &str = "__cluster_metadata";
 
 /// A topic. Its partitions are numbered from 0.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +51,8 @@ pub struct BrokerOverrides {
 pub struct Image {
     topics: BTreeMap<String, Arc<Topic>>,
     names: BTreeMap<Uuid, String>,
+    /// Those above 0, by topic id and partition.
+    leader_epochs: Arc<BTreeMap<(Uuid, i32), i32>>,
     broker_overrides: Arc<BrokerOverrides>,
     /// The broker's settings with these overrides; `None` as long as there are none.
     settings: Option<Arc<Settings>>,
@@ -68,6 +72,19 @@ impl Image {
     /// All topics, by name.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
         self.topics.values()
+    }
+
+    /// The epoch of this broker's leadership of a partition: the one in which Apache Kafka has left it,
+    /// else 0. Consumers refuse a leader whose epoch is below that of a record that they have seen, or
+    /// of an offset that their group has committed (KIP-320).
+    pub fn leader_epoch(&self, topic: Uuid, partition: i32) -> i32 {
+        let known = self.leader_epochs.get(&(topic, partition));
+        known.copied().unwrap_or(0)
+    }
+
+    /// Takes over the epochs that the log directories tell, by topic id and partition.
+    pub fn set_leader_epochs(&mut self, epochs: BTreeMap<(Uuid, i32), i32>) {
+        self.leader_epochs = Arc::new(epochs);
     }
 
     /// Settings of brokers that were changed while they ran.

@@ -277,7 +277,7 @@ async fn make_partitions(
 /// The nodes of the states of a topic's partitions, parents first.
 fn states(shard: &Shard, store: &Store, topic: &Topic, first: i32) -> Vec<(String, Bytes)> {
     let epoch = store.ensemble.controller_epoch();
-    let state = znode::state(shard.broker.config.node_id, 0, epoch);
+    let image = shard.image();
     let mut nodes = Vec::new();
     let above = format!("{}/partitions", znode::topic_path(&topic.name));
     if first == 0 {
@@ -285,7 +285,9 @@ fn states(shard: &Shard, store: &Store, topic: &Topic, first: i32) -> Vec<(Strin
     }
     for index in first..topic.partitions {
         nodes.push((format!("{above}/{index}"), NOTHING));
-        nodes.push((znode::state_path(&topic.name, index), state.clone()));
+        let leader_epoch = image.leader_epoch(topic.id, index);
+        let state = znode::state(shard.broker.config.node_id, leader_epoch, epoch);
+        nodes.push((znode::state_path(&topic.name, index), state));
     }
     nodes
 }
@@ -354,7 +356,7 @@ pub(crate) async fn open_new(
         }
     };
     let is_group = topic.name == GROUP_TOPIC;
-    let partition = Partition::new(topic, index, log, ProducerState::default());
+    let partition = Partition::new(topic, index, 0, log, ProducerState::default());
     shard.add_partition(partition.clone());
     if is_group {
         driver::load(shard, &partition).await;

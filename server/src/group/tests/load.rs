@@ -1,6 +1,9 @@
 //! Loading and unloading of partitions.
 
+use ringlog_engine::record::builder::TransactionMarker;
+
 use super::*;
+use crate::group::offsets::OffsetAndMetadata;
 
 /// A new coordinator from the log of this one.
 fn restart(harness: &Harness, config: GroupConfig) -> (Harness, LoadReport) {
@@ -170,4 +173,44 @@ fn a_load_that_ends_after_an_unload_has_no_effect() {
         Some(ResponseError::NotCoordinator)
     );
     assert!(harness.coordinator.groups.is_empty());
+}
+
+/// Kafka commits offsets within transactions (`sendOffsetsToTransaction`); what was aborted or never
+/// ended is in the log, too.
+#[test]
+fn offsets_of_transactions_count_once_they_are_committed() {
+    let offset = |offset| {
+        record_format::encode_offset_value(&OffsetAndMetadata {
+            offset,
+            leader_epoch: -1,
+            metadata: StrBytes::default(),
+            commit_timestamp_ms: 0,
+            expire_timestamp_ms: None,
+        })
+        .unwrap()
+    };
+    let key = |partition| record_format::encode_offset_key("g", "t", partition).unwrap();
+    let (commit, abort) = (TransactionMarker::Commit, TransactionMarker::Abort);
+    let mut loaded = LoadedGroups::default();
+    loaded.record(&key(0), Some(&offset(1)));
+    loaded.record(&key(3), Some(&offset(3)));
+    // Two producers, mixed: one aborts.
+    loaded.transactional_record(7, &key(0), Some(&offset(10)));
+    loaded.transactional_record(8, &key(1), Some(&offset(20)));
+    loaded.transactional_record(7, &key(2), Some(&offset(30)));
+    loaded.end_transaction(8, abort);
+    // What comes behind a record that is still pending is newer.
+    loaded.record(&key(2), Some(&offset(31)));
+    loaded.end_transaction(7, commit);
+    loaded.end_transaction(7, commit);
+    loaded.transactional_record(7, &key(3), None);
+    loaded.transactional_record(7, &key(0), Some(&offset(11)));
+    loaded.end_transaction(7, abort);
+    loaded.transactional_record(9, &key(3), Some(&offset(40)));
+    let mut harness = Harness::new();
+    let partition = partition_for_group("g", PARTITIONS);
+    harness.coordinator.begin_load(0, partition);
+    let (_, report) = harness.coordinator.finish_load(0, partition, loaded);
+    assert_eq!((report.groups, report.offsets), (1, 3));
+    assert_eq!(harness.offsets(), [(0, 10), (2, 31), (3, 3)]);
 }
