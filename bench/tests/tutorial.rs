@@ -47,7 +47,7 @@ fn what_a_row_used_is_of_the_loop_and_not_of_the_check_after_it() {
         assert!(client.contains(told), "no {told} in {client}");
     }
     let picture = fs::read_to_string(directory.join("result/picture.svg")).expect("a picture");
-    assert!(picture.contains("native on ringlog"), "{picture}");
+    assert!(picture.contains(">ringlog="), "{picture}");
 }
 
 #[test]

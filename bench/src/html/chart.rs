@@ -9,6 +9,8 @@ use crate::table::Chart;
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 380.0;
 const PLOT: (f64, f64, f64, f64) = (66.0, 16.0, 560.0, 326.0);
+/// From one label of a line to the next below it.
+const LABEL: f64 = 16.0;
 /// Above the drawing of a picture, for its heading.
 const HEAD: f64 = 34.0;
 /// The colours of the page's style sheet.
@@ -74,6 +76,7 @@ fn draw(chart: &Chart) -> Option<Drawing> {
     drawing.text((12.0, top + 2.0), "start", &chart.y);
     let middle = (f64::midpoint(left, right), HEIGHT - 8.0);
     drawing.text(middle, "middle", &chart.x);
+    let mut labels = Vec::new();
     for (series, line) in chart.lines.iter().enumerate() {
         let drawn = line
             .points
@@ -87,8 +90,14 @@ fn draw(chart: &Chart) -> Option<Drawing> {
         }
         if let (Some((end, height)), Some((_, value))) = (at.last(), line.points.last()) {
             let told = format!("{} {}", line.name, count(*value));
-            drawing.text((end + 9.0, height + 4.0), "start strong", &told);
+            labels.push((height + 4.0, end + 9.0, told));
         }
+    }
+    labels.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
+    let mut above = f64::NEG_INFINITY;
+    for (height, left, told) in labels {
+        above = height.max(above + LABEL);
+        drawing.text((left, above), "start strong", &told);
     }
     Some(drawing)
 }
@@ -123,6 +132,17 @@ mod tests {
             assert!(picture.contains(part), "no {part:?} in {picture}");
         }
         assert!(!picture.contains("<script") && !picture.contains("NaN"));
+    }
+
+    #[test]
+    fn labels_of_lines_that_end_together_stand_below_each_other() {
+        let mut chart = chart(&[(1.0, 1.0), (1e3, 90.0)]);
+        chart.lines.push(chart.lines[0].clone());
+        let picture = picture(&chart).unwrap();
+        let labels = picture.lines().filter(|line| line.contains("ringlog 90"));
+        let height = |line: &str| line.split('"').nth(3).unwrap().parse::<f64>().unwrap();
+        let heights: Vec<_> = labels.map(height).collect();
+        assert!(heights[1] - heights[0] >= LABEL - 0.1, "{heights:?}");
     }
 
     #[test]

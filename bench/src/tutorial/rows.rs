@@ -1,6 +1,6 @@
 //! The table of the tutorial's loop: as it comes on a terminal, and as a result keeps it.
 
-use super::{Body, Measured, Row};
+use super::{Body, Driver, Measured, Row};
 use crate::environment::Environment;
 use crate::report::{Latency, Measurement, fields};
 use crate::table::{Cell, Chart, Line, Point, Sweep, Table};
@@ -178,6 +178,7 @@ impl Body {
 
     /// Over the messages: how long the loop takes, and what a message costs the broker.
     pub(super) fn charts(&self) -> Vec<Chart> {
+        let is_native = self.rows.iter().all(|row| row.driver == Driver::Native);
         let chart = |title: &str, y: &str, value: fn(&Measured) -> Option<f64>| {
             let mut lines: Vec<Line> = Vec::new();
             for row in &self.rows {
@@ -185,7 +186,10 @@ impl Body {
                     continue;
                 };
                 let point = (row.shape.messages as f64, y);
-                let name = row.line();
+                let name = match is_native {
+                    true => row.target.clone(),
+                    false => row.line(),
+                };
                 match lines.iter_mut().find(|line| line.name == name) {
                     Some(line) => line.points.push(point),
                     None => lines.push(Line {
