@@ -9,7 +9,7 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
 
 use crate::dispatch::{Answer, Call, Handled, Refused};
-use crate::metadata::store;
+use crate::metadata::producer_ids;
 
 pub(crate) fn handle(call: Call) -> Handled {
     Box::pin(init_producer_id(call))
@@ -32,7 +32,7 @@ async fn init_producer_id(call: Call) -> Result<Answer, Refused> {
     }
     // A known id is given a new one: the old one's state stays behind, as Kafka does for
     // producers without a transactional id (TransactionCoordinator.handleInitProducerId).
-    match store::next_producer_id(&call.shard).await {
+    match producer_ids::next_producer_id(&call.shard).await {
         Ok(id) => call.ready(
             &InitProducerIdResponse::default()
                 .with_producer_id(ProducerId(id))

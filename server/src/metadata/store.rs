@@ -38,8 +38,6 @@ use crate::shard::{Shard, ShardGone};
 use crate::turnstile::Turnstile;
 use crate::watcher::Watcher;
 
-/// Producer ids reserved with one write (Kafka: ProducerIdsBlock).
-const PRODUCER_ID_BLOCK: i64 = 1000;
 /// Data of the nodes above a partition's state.
 const NOTHING: Bytes = Bytes::new();
 
@@ -58,7 +56,7 @@ pub struct Store {
     /// The checkpoint files may still have partitions that were deleted.
     has_stale_checkpoints: Cell<bool>,
     /// Next producer id, and the end of the block that is reserved in ZooKeeper.
-    producer_ids: Cell<(i64, i64)>,
+    pub(super) producer_ids: Cell<(i64, i64)>,
     /// What others may have changed in ZooKeeper, for [`super::reconcile`].
     pub(super) changes: RefCell<BTreeSet<Change>>,
     pub(super) changed: Watcher,
@@ -504,48 +502,6 @@ pub(super) async fn publish(shard: &Rc<Shard>, image: &Arc<Image>) {
         })
     });
     future::join_all(publications).await;
-}
-
-/// A producer id that was never given before.
-///
-/// # Errors
-/// REQUEST_TIMED_OUT if ZooKeeper does not answer.
-pub async fn next_producer_id(shard: &Rc<Shard>) -> Result<i64, Refusal> {
-    let job = |shard: Rc<Shard>| async move {
-        let store = shard.store();
-        let _turn = store.turnstile.enter().await;
-        let (next, end) = store.producer_ids.get();
-        if next < end {
-            store.producer_ids.set((next + 1, end));
-            return Ok(next);
-        }
-        let next = reserve_producer_ids(&shard, &store).await?;
-        store.producer_ids.set((next + 1, next + PRODUCER_ID_BLOCK));
-        Ok(next)
-    };
-    shard.on(0, job).await.map_err(gone)?
-}
-
-/// The first of a block that no broker has (Kafka 3.9: `ZkProducerIdManager`).
-async fn reserve_producer_ids(shard: &Shard, store: &Store) -> Result<i64, Refusal> {
-    let (path, ensemble) = (znode::PRODUCER_IDS, &store.ensemble);
-    loop {
-        let found = ensemble.get(path).await.map_err(no_ensemble)?;
-        let Some(found) = found else {
-            let nodes = vec![(path.to_owned(), NOTHING)];
-            ensemble.create(nodes).await.map_err(no_ensemble)?;
-            continue;
-        };
-        let last = znode::decode_producer_ids(&found.data);
-        let last = last.map_err(|error| storage_error(format!("{path}: {error}")))?;
-        let first = last.map_or(0, |last| last + 1);
-        let end = first + PRODUCER_ID_BLOCK - 1;
-        let block = znode::producer_ids(shard.broker.config.node_id, first, end);
-        let replaced = ensemble.replace(path, block, found.version).await;
-        if replaced.map_err(no_ensemble)? {
-            return Ok(first);
-        }
-    }
 }
 
 /// Takes note of how far the logs of a shard are durable, and writes Kafka's checkpoint files.
