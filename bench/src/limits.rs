@@ -76,7 +76,7 @@ impl Rows {
                 .map(str::to_owned)
                 .to_vec(),
             rows: self.0.iter().map(row).collect(),
-            notes: NOTES.map(|note| format!("- {note}")).to_vec(),
+            notes: NOTES.map(str::to_owned).to_vec(),
         }
     }
 }
@@ -123,7 +123,8 @@ pub(crate) async fn limits<T: Transport>(args: &LimitsArgs) -> Result<(), Failur
     };
     let missed = rows.0.iter().filter(|row| !row.is_reached());
     let missed: Vec<_> = missed.map(|row| row.name.clone()).collect();
-    let readme = readme(&environment, &rows, &missed);
+    let failed = measured.as_ref().err().map(ToString::to_string);
+    let readme = readme(&environment, &rows, &missed, failed.as_deref());
     for line in readme.lines() {
         say(line);
     }
@@ -170,16 +171,24 @@ async fn measure<T: Transport>(args: &LimitsArgs, rows: &mut Rows) -> Result<(),
     Ok(())
 }
 
-fn readme(environment: &Environment, rows: &Rows, missed: &[String]) -> String {
+fn readme(
+    environment: &Environment,
+    rows: &Rows,
+    missed: &[String],
+    failed: Option<&str>,
+) -> String {
     let mut lines = vec!["# Limits of one broker".to_owned(), String::new()];
     let facts = environment.lines();
     lines.extend(facts.into_iter().map(|line| format!("- {line}")));
     lines.push(String::new());
     lines.extend(rows.table().markdown());
     lines.push(String::new());
-    if missed.is_empty() {
+    if let Some(failed) = failed {
+        lines.push(format!("FAILED, this is a part of the measures: {failed}"));
+    }
+    if missed.is_empty() && failed.is_none() {
         lines.push("All marks are reached.".to_owned());
-    } else {
+    } else if !missed.is_empty() {
         lines.push(format!(
             "Marks that are not reached: {}.",
             missed.join("; ")
@@ -187,4 +196,22 @@ fn readme(environment: &Environment, rows: &Rows, missed: &[String]) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_failed_reaches_no_marks() {
+        let environment = Environment::capture(&std::env::temp_dir());
+        let of = |failed| readme(&environment, &Rows::default(), &[], failed);
+        assert!(of(None).contains("All marks are reached"));
+        let failed = of(Some("no broker"));
+        assert!(
+            failed.contains("FAILED") && failed.contains("no broker"),
+            "{failed}"
+        );
+        assert!(!failed.contains("reached"), "{failed}");
+    }
 }
