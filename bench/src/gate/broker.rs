@@ -109,7 +109,8 @@ async fn spawn(
     let mut spawn_args: SpawnArgs = args.spawn_args.clone();
     spawn_args.wrapper = callgrind::wrapper(directory.path());
     // Valgrind 3.19 runs one thread at a time and holds it through an io_uring_enter(2) that waits.
-    let mut words = vec!["--io", "poll"];
+    // Nor does it serve what it counts: a page costs instructions, too.
+    let mut words = vec!["--io", "poll", "--http", "none"];
     if spawn_args.no_pin {
         words.extend(["--cores", "1"]);
     }

@@ -57,12 +57,10 @@ async fn per_request<T: Transport>(
     scene: Scene,
 ) -> Result<[f64; FAMILIES.len()], Failure> {
     let mut spawn_args: SpawnArgs = args.spawn_args.clone();
-    let mut words = vec!["--http", "127.0.0.1:0"];
     if spawn_args.no_pin {
-        words.extend(["--cores", "1"]);
+        let words = ["--cores", "1"].map(str::to_owned);
+        spawn_args.broker_arg.splice(0..0, words);
     }
-    let words = words.into_iter().map(str::to_owned);
-    spawn_args.broker_arg.splice(0..0, words);
     let target = Target::spawn(Kind::Ringlog, scene.durability, &spawn_args).await?;
     let before = read(&target)?;
     let planted = |requests: u64| requests + requests * args.plant / 100;
