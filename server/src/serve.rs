@@ -40,6 +40,9 @@ use crate::zookeeper::{self, Running, ZookeeperError};
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
 const PORT_PAUSE: Duration = Duration::from_millis(2);
 
+/// The table of file handles is made for so many at once: half a MiB of the kernel's memory.
+const RESERVED_HANDLES_MAX: u64 = 65_536;
+
 /// Why the broker could not start or had to stop: what, where, what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -63,6 +66,9 @@ struct Thread {
 pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let began = Instant::now();
     let handles = io::raise_open_file_limit();
+    if let Err(error) = io::reserve_descriptors(handles.min(RESERVED_HANDLES_MAX)) {
+        log::warn!("the table of file handles grows while serving, which stalls for milliseconds: {error}");
+    }
     let driver = choose_driver(&config)?;
     let main_io = Io::new(driver.kind).map_err(|error| format!("I/O driver: {error}"))?;
     let (io, wanted) = (main_io.clone(), config.clone());
