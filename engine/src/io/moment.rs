@@ -4,8 +4,8 @@ use super::{Driver, Io};
 use crate::clock::{self, Instant};
 
 impl Io {
-    /// The monotonic time of this moment: reads the clock, which [`Io::now`] does not. No system call, but
-    /// some 20 to 40 ns where the clock is the TSC.
+    /// The monotonic time of this moment: reads the clock, which [`Io::now`] does not. No system call where
+    /// the kernel lets user space read its clock source (vdso(7)).
     pub fn instant(&self) -> Instant {
         match &*self.inner.driver.borrow() {
             Driver::Sim(driver) => driver.clock().0,
