@@ -374,6 +374,17 @@ mod tests {
     }
 
     #[test]
+    fn a_cold_read_while_the_answer_is_sent_is_told_apart() {
+        let trace = Trace::new(1, Instant(0));
+        trace.stamp(Stage::Reply, Instant(10));
+        trace.longer(Stage::Read, ns(0));
+        trace.longer(Stage::Read, ns(25));
+        let sample = trace.sample(Instant(50));
+        let of = |stage| sample.stage(stage);
+        assert_eq!((of(Stage::Read), of(Stage::Reply)), (ns(25), ns(25)));
+    }
+
+    #[test]
     fn every_nth_request_is_sampled_on_the_average_and_never_in_step() {
         for every in [1, 2, 128] {
             let traces = Traces::new(every, 7);
