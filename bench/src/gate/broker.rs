@@ -54,7 +54,7 @@ const FETCHES: [Fetch; 2] = [
         filled_with: ONE_RECORD,
         fill_bytes: 16 << 10,
         bytes_max: 1,
-        passes: (2, 20),
+        passes: (2, 10),
     },
 ];
 

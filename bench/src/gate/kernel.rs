@@ -30,7 +30,7 @@ const FAMILIES: [(&str, &str); 5] = [
 /// The counters per request of each scene.
 pub(super) async fn count<T: Transport>(args: &GateArgs) -> Result<Vec<Counter>, Failure> {
     let mut counters = Vec::new();
-    for scene in SCENES {
+    for scene in SCENES.into_iter().filter(|scene| scene.asks_the_same) {
         let names = FAMILIES.map(|(what, _)| format!("{NAME_PREFIX}{}, {what}", scene.load()));
         if !names.iter().any(|name| is_wanted(args, name)) {
             continue;

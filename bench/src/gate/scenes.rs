@@ -51,6 +51,9 @@ pub(super) struct Scene {
     pub(super) requests: u64,
     /// How far its instructions may go, as a share: several times what repeats differ by.
     pub(super) limit: f64,
+    /// Whether what it asks of the kernel repeats: not where it goes by how many bytes or connections a
+    /// turn finds, or by whether a shard sleeps.
+    pub(super) asks_the_same: bool,
 }
 
 /// Records of 100 bytes, one to a batch.
@@ -63,6 +66,7 @@ const fn of_one_record(name: &'static str, load: Load, requests: u64) -> Scene {
         load,
         requests,
         limit: 0.03,
+        asks_the_same: matches!(load, Load::Produce(1) | Load::WakeUp),
     }
 }
 
@@ -76,6 +80,7 @@ const fn of_batches(name: &'static str, durability: Durability, batch_bytes: usi
         load: Load::Produce(1),
         requests: if batch_bytes > 16 << 10 { 100 } else { 500 },
         limit: 0.03,
+        asks_the_same: batch_bytes <= 16 << 10,
     }
 }
 
@@ -122,20 +127,28 @@ pub(super) const SCENES: [Scene; 9] = [
             1_000_000,
         )
     },
-    of_one_record(
-        "broker: produce 1 record on 64 connections, page-cache",
-        Load::Produce(64),
-        1000,
-    ),
-    of_one_record(
-        "broker: produce 1 record, a hop for every other, page-cache",
-        Load::Hop,
-        500,
-    ),
+    Scene {
+        // A turn finds now more of them, now fewer.
+        limit: 0.05,
+        ..of_one_record(
+            "broker: produce 1 record on 64 connections, page-cache",
+            Load::Produce(64),
+            640,
+        )
+    },
+    Scene {
+        // A shard sleeps now more often, now less.
+        limit: 0.05,
+        ..of_one_record(
+            "broker: produce 1 record, a hop for every other, page-cache",
+            Load::Hop,
+            200,
+        )
+    },
     of_one_record(
         "broker: wake a fetch by 1 record, page-cache",
         Load::WakeUp,
-        400,
+        200,
     ),
 ];
 
