@@ -9,7 +9,7 @@ use ringlog_tests::broker::{Broker, Directory, Options, binary, foreign, refused
 use ringlog_tests::call::{create_topic, fetch_all, produce_values};
 use ringlog_tests::wire::Client;
 
-fn ask(address: SocketAddr, head: &str) -> String {
+pub(crate) fn ask(address: SocketAddr, head: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the port of metrics is open");
     let patience = Some(Duration::from_secs(30));
     stream.set_read_timeout(patience).expect("a socket");

@@ -281,6 +281,7 @@ pub static KEYS: &[Key] = table! {
     ["ringlog.journal.file.bytes", Long, Bytes, Some("16777216"), AtLeast(65536), Acts, "Size of one file of the journal; a multiple of 4096."],
     ["ringlog.open.files.max", Int, Plain, None, AtLeast(16), Acts, "Log files held open at a time, over all shards; null means two fifths of the process's limit (ulimit -n). Connections get what is left."],
     ["ringlog.scrub.bytes.per.second", Long, Bytes, Some("4194304"), AtLeast(0), Acts, "Bytes of logs that a background scrub reads in a second, over all shards, to find damage before a consumer does; 0 turns it off."],
+    ["ringlog.trace.sample.every", Int, Plain, Some("128"), AtLeast(0), Acts, "Of so many produce requests, and of so many fetches, one is sampled, on the average: /metrics and `ringlog top` tell where its time went. 1 samples all, 0 none."],
     ["ringlog.zookeeper.port", Int, Plain, None, Between(0, 65535), Acts, "Port of the ZooKeeper service in this process, on 127.0.0.1; 0 lets the system choose. Null means 2181 if zookeeper.connect is not set, else none. A ZooKeeper that runs there already is used."],
     ["sasl.client.callback.handler.class", Class, Plain, None, Any, AcceptedIgnored(SEC), "Login by SASL: client callback handler class."],
     ["sasl.enabled.mechanisms", List, Plain, Some("GSSAPI"), Any, AcceptedIgnored(SEC), "SASL mechanisms that are offered."],
