@@ -38,8 +38,10 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub struct Identity {
     /// `zookeeper.connect`: servers with commas between, and a chroot.
     pub connect: String,
-    /// `zookeeper.session.timeout.ms`.
+    /// What ZooKeeper is asked for.
     pub session_timeout: Duration,
+    /// `zookeeper.session.timeout.ms`: how long an answer is waited for.
+    pub patience: Duration,
     /// `broker.id`.
     pub node_id: i32,
     /// The listeners that clients are told of.
@@ -151,7 +153,7 @@ struct Life {
 impl Life {
     async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Call>) {
         let (clients, client) = watch::channel(None);
-        let patience = self.identity.session_timeout;
+        let patience = self.identity.patience;
         let answering = tokio::task::spawn_local(async move {
             while let Some((request, answer)) = asked.next().await {
                 let client = client.clone();
@@ -242,10 +244,10 @@ async fn connect(identity: &Identity) -> Client {
     loop {
         let connector = Client::connector()
             .with_session_timeout(identity.session_timeout)
-            .with_connection_timeout(Duration::from_secs(3))
+            .with_connection_timeout(connection_timeout(identity.session_timeout, servers))
             .with_fail_eagerly();
         let connecting = connector.connect(servers);
-        let reason = match tokio::time::timeout(identity.session_timeout, connecting).await {
+        let reason = match tokio::time::timeout(identity.patience, connecting).await {
             Ok(Ok(client)) => match registration::enter_chroot(client, chroot).await {
                 Ok(client) => return client,
                 Err(error) => error.to_string(),
@@ -262,6 +264,17 @@ async fn connect(identity: &Identity) -> Client {
             );
         }
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// How long a server may be silent. The client looks eight times in that time whether it was, so it is
+/// as long as the client takes; with several servers short enough for a second and a third one to be
+/// tried before the session is over (0: two fifths of its timeout).
+fn connection_timeout(session_timeout: Duration, servers: &str) -> Duration {
+    if servers.contains(',') {
+        Duration::ZERO
+    } else {
+        session_timeout * 3 / 5
     }
 }
 

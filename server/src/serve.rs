@@ -39,6 +39,9 @@ use crate::zookeeper::{self, Running, ZookeeperError};
 /// How long a port that no process holds is waited for, and how often it is tried.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
 const PORT_PAUSE: Duration = Duration::from_millis(2);
+/// Timeout of the session with a ZooKeeper service of this process. It ends when this process does, so
+/// nobody learns anything sooner by a shorter one; a longer one needs fewer pings.
+const OWN_SESSION: Duration = Duration::from_secs(60);
 
 /// Why the broker could not start or had to stop: what, where, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +77,8 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let service = start_zookeeper(&mut config)?;
     let http = bind_http(&config)?;
     let http_address = http.as_ref().map(|bound| bound.address);
-    let control = control::start(identity(&config, &bound), http)?;
+    let identity = identity(&config, &bound, service.is_some());
+    let control = control::start(identity, http)?;
     let found = find(&main_io, &config, &control.session)?;
     let broker = Arc::new(Broker::new(config, found.cluster_id.clone(), bound));
     broker.share_handles(handles);
@@ -109,6 +113,7 @@ fn start_zookeeper(config: &mut BrokerConfig) -> Result<Option<Running>, String>
     };
     let mut wanted = ZookeeperConfig {
         data_dir: config.ringlog.data_dir.join("zookeeper"),
+        session_timeout_ms_max: u32::try_from(OWN_SESSION.as_millis()).unwrap_or(u32::MAX),
         ..ZookeeperConfig::default()
     };
     wanted.address.set_port(port);
@@ -147,7 +152,7 @@ fn bind_http(config: &BrokerConfig) -> Result<Option<http::Bound>, String> {
 }
 
 /// What ZooKeeper and clients are told of this broker.
-fn identity(config: &BrokerConfig, bound: &[BoundListener]) -> Identity {
+fn identity(config: &BrokerConfig, bound: &[BoundListener], has_service: bool) -> Identity {
     let end_point = |listener: &BoundListener| {
         let ip = listener.address.ip();
         let host = match &listener.advertised.host {
@@ -169,9 +174,12 @@ fn identity(config: &BrokerConfig, bound: &[BoundListener]) -> Identity {
             port: port.into(),
         }
     };
+    let patience = Duration::from_millis(config.zookeeper.session_timeout_ms.into());
+    let longest = if has_service { OWN_SESSION } else { patience };
     Identity {
         connect: config.zookeeper.connect.clone(),
-        session_timeout: Duration::from_millis(config.zookeeper.session_timeout_ms.into()),
+        session_timeout: patience.max(longest),
+        patience,
         node_id: config.node_id,
         end_points: bound.iter().map(end_point).collect(),
         session_file: config.ringlog.data_dir.join("zookeeper-session"),

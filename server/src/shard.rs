@@ -157,6 +157,8 @@ pub struct Shard {
     pub(crate) cleaner_turn: Turnstile,
     /// A topic has other settings: what is too old or too much may have changed.
     pub retention_changed: Watcher,
+    /// On shard 0: the free space is to be looked at again and again.
+    pub room_wanted: Watcher,
     go: Watcher,
     stop: Watcher,
     stopping: Cell<bool>,
@@ -208,6 +210,7 @@ impl Shard {
             cleaner_checkpoints: RefCell::default(),
             cleaner_turn: Turnstile::default(),
             retention_changed: Watcher::default(),
+            room_wanted: Watcher::default(),
             go: Watcher::default(),
             stop: Watcher::default(),
             stopping: Cell::new(false),
@@ -270,6 +273,16 @@ impl Shard {
         // A closed mailbox drops the job and with it `reply`: the receiver says so.
         let _ = sender.send(job).await;
         result
+    }
+
+    /// Tells shard 0 something; that shard itself at once.
+    pub async fn tell_first(&self, message: fn(&Shard)) {
+        if self.id == 0 {
+            return message(self);
+        }
+        let mut sender = self.senders.borrow()[0].clone();
+        // A shard that has ended needs no message.
+        let _ = sender.send(Box::new(move |first| message(first))).await;
     }
 
     // ---- metadata and partitions -------------------------------------------------------------

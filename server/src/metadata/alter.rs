@@ -34,7 +34,7 @@ pub async fn topic_configs(
 ) -> Result<(), Refusal> {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
-        let _turn = store.turnstile.enter().await;
+        let _turn = store.turn(&shard).await;
         let topic = store
             .controller
             .borrow()
@@ -65,7 +65,7 @@ pub async fn broker_configs(
 ) -> Result<(), Refusal> {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
-        let _turn = store.turnstile.enter().await;
+        let _turn = store.turn(&shard).await;
         let image = store
             .controller
             .borrow()
@@ -179,7 +179,7 @@ pub async fn partitions(
 ) -> Result<(), Refusal> {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
-        let _turn = store.turnstile.enter().await;
+        let _turn = store.turn(&shard).await;
         let topic = store.controller.borrow().plan_partitions(&wish)?;
         if validate_only {
             return Ok(());

@@ -107,7 +107,7 @@ async fn topics(
 
 /// What was read before the turnstile may be over: it is read again.
 async fn new_topic(shard: &Rc<Shard>, store: &Store, name: &str) -> Result<(), EnsembleError> {
-    let _turn = store.turnstile.enter().await;
+    let _turn = store.turn(shard).await;
     if store.controller.borrow().image().topic(name).is_some() {
         return Ok(());
     }
@@ -199,7 +199,7 @@ async fn more_partitions(
     name: &str,
     node: &Znode,
 ) -> Result<(), EnsembleError> {
-    let _turn = store.turnstile.enter().await;
+    let _turn = store.turn(shard).await;
     let known = store.controller.borrow().image().topic(name).cloned();
     let Some(known) = known else { return Ok(()) };
     let node = TopicNode::decode(&node.data);
@@ -302,7 +302,7 @@ async fn configs(shard: &Rc<Shard>, store: &Store, all: bool) -> Result<(), Ense
     }
     let mut brokers_changed = all;
     if all {
-        let _turn = store.turnstile.enter().await;
+        let _turn = store.turn(shard).await;
         let nodes = store.ensemble.children(znode::TOPIC_CONFIGS).await?;
         let image = store.controller.borrow().image().clone();
         for topic in image.topics() {
@@ -312,7 +312,7 @@ async fn configs(shard: &Rc<Shard>, store: &Store, all: bool) -> Result<(), Ense
         for entity in entities {
             match entity.split_once('/') {
                 Some(("topics", name)) => {
-                    let _turn = store.turnstile.enter().await;
+                    let _turn = store.turn(shard).await;
                     let path = znode::topic_config_path(name);
                     let node = store.ensemble.get(&path).await?;
                     topic_config(shard, store, name, node.as_ref()).await;
@@ -368,7 +368,7 @@ async fn topic_config(shard: &Rc<Shard>, store: &Store, name: &str, node: Option
 }
 
 async fn broker_configs(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError> {
-    let _turn = store.turnstile.enter().await;
+    let _turn = store.turn(shard).await;
     let nodes = store.ensemble.children(znode::BROKER_CONFIGS).await?;
     let overrides = match broker_overrides(&nodes, shard.broker.config.node_id) {
         Ok(overrides) => overrides,

@@ -34,8 +34,9 @@ use crate::boot::checkpoint_entry;
 use crate::group::driver;
 use crate::partition::{self, Partition};
 use crate::producer_state::ProducerState;
+use crate::room;
 use crate::shard::{Shard, ShardGone};
-use crate::turnstile::Turnstile;
+use crate::turnstile::{Turn, Turnstile};
 use crate::watcher::Watcher;
 
 /// Data of the nodes above a partition's state.
@@ -64,8 +65,8 @@ pub struct Store {
     pub(super) config_change: Cell<i64>,
     /// Nodes of topics that this broker cannot serve; each is told of once.
     pub(super) unservable: RefCell<BTreeMap<String, Bytes>>,
-    /// One change at a time.
-    pub(super) turnstile: Turnstile,
+    /// Of [`Store::turn`].
+    turnstile: Turnstile,
     /// One write of checkpoint files at a time.
     pub(super) checkpoints: Turnstile,
 }
@@ -94,6 +95,14 @@ impl Store {
             turnstile: Turnstile::default(),
             checkpoints: Turnstile::default(),
         }
+    }
+
+    /// One change at a time; what it writes finds the room on disk looked at.
+    pub(super) async fn turn(&self, shard: &Shard) -> Turn<'_> {
+        if shard.broker.room.is_quiet() {
+            room::wake(shard).await;
+        }
+        self.turnstile.enter().await
     }
 
     /// How many partitions each log directory has: the next goes where there are fewest, as in Kafka.
@@ -155,7 +164,7 @@ pub async fn create(shard: &Rc<Shard>, wish: CreatableTopic) -> Result<Arc<Topic
 
 async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Topic>, Refusal> {
     let store = shard.store();
-    let _turn = store.turnstile.enter().await;
+    let _turn = store.turn(shard).await;
     let id = new_topic_id(shard);
     let topic = Arc::new(store.controller.borrow().plan_topic(wish, id)?);
     let (path, config) = (
@@ -297,7 +306,7 @@ pub(super) async fn complete_states(shard: &Rc<Shard>, store: &Store) -> Result<
     for topic in image.topics() {
         let last = znode::state_path(&topic.name, topic.partitions - 1);
         if store.ensemble.get(&last).await?.is_none() {
-            let _turn = store.turnstile.enter().await;
+            let _turn = store.turn(shard).await;
             let is_there = store
                 .controller
                 .borrow()
@@ -378,7 +387,7 @@ pub async fn delete(shard: &Rc<Shard>, name: String) -> Result<Uuid, Refusal> {
 
 async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
     let store = shard.store();
-    let _turn = store.turnstile.enter().await;
+    let _turn = store.turn(shard).await;
     if !shard.broker.config.delete_topic_enable {
         let message = "Topic deletion is disabled (delete.topic.enable).".to_owned();
         return Err(Refusal {

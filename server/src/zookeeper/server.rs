@@ -56,6 +56,8 @@ pub(super) struct Service {
     state: RefCell<State>,
     /// There is something to commit.
     dirty: Notify,
+    /// A session was opened, or has another timeout: it may be the next to expire.
+    sessions_changed: Notify,
     /// Packets waiting for clients, in bytes.
     queued_bytes: Cell<usize>,
     start: Instant,
@@ -135,6 +137,7 @@ impl Service {
             config,
             state: RefCell::new(state),
             dirty: Notify::new(),
+            sessions_changed: Notify::new(),
             queued_bytes: Cell::new(0),
             start: Instant::now(),
             last_refusal_log: Cell::new(None),
@@ -262,14 +265,19 @@ impl Service {
         Ok(())
     }
 
+    /// Sleeps until something can be due: no tick while nothing is.
     async fn expire_always(&self) {
         let tick = Duration::from_millis(u64::from(self.config.tick_ms));
         let mut containers = Instant::now();
         loop {
             let before = Instant::now();
-            sleep(tick).await;
+            let pause = self.until_due(tick, containers);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.sessions_changed.notified() => continue,
+            }
             let mut state = self.state.borrow_mut();
-            let late = before.elapsed().saturating_sub(tick);
+            let late = before.elapsed().saturating_sub(pause);
             if late > tick {
                 warn!(
                     "the ZooKeeper service slept {} ms too long; its sessions get their timeouts anew",
@@ -289,6 +297,23 @@ impl Service {
         }
     }
 
+    /// How long nothing is due. A session's last tick is awaited by itself: that the process did not run
+    /// meanwhile, and so could not hear its clients, shows only in a sleep that ends too late.
+    fn until_due(&self, tick: Duration, containers: Instant) -> Duration {
+        let state = self.state.borrow();
+        let processor = &state.processor;
+        let now_ms = self.now().monotonic_ms;
+        let deadline_ms = processor.sessions().next_deadline_ms();
+        let expiry = deadline_ms.map(|deadline| {
+            let left = Duration::from_millis(deadline.saturating_sub(now_ms));
+            if left > tick { left - tick } else { left }
+        });
+        let has_containers = processor.tree().has_containers();
+        let look = has_containers.then(|| CONTAINER_INTERVAL.saturating_sub(containers.elapsed()));
+        let due = expiry.into_iter().chain(look).min();
+        due.unwrap_or(CONTAINER_INTERVAL)
+    }
+
     /// A connection's first packet. Tells whether it may go on.
     pub(super) fn connect(&self, link: &Link, packet: &[u8]) -> Result<(), ConnectError> {
         let mut state = self.state.borrow_mut();
@@ -299,6 +324,7 @@ impl Service {
         state
             .processor
             .connect(link.id, ip, packet, password, self.now())?;
+        self.sessions_changed.notify_one();
         self.release(&mut state);
         Ok(())
     }
