@@ -9,6 +9,7 @@ mod changes;
 mod registration;
 mod requests;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -38,6 +39,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub struct Identity {
     /// `zookeeper.connect`: servers with commas between, and a chroot.
     pub connect: String,
+    /// Where a service of this process is reached before others reach it; then there is no chroot.
+    pub own_service: Option<SocketAddr>,
     /// What ZooKeeper is asked for.
     pub session_timeout: Duration,
     /// `zookeeper.session.timeout.ms`: how long an answer is waited for.
@@ -240,6 +243,8 @@ async fn connect(identity: &Identity) -> Client {
         Some(at) => identity.connect.split_at(at),
         None => (identity.connect.as_str(), ""),
     };
+    let own = identity.own_service.map(|address| address.to_string());
+    let servers = own.as_deref().unwrap_or(servers);
     let mut said: Option<tokio::time::Instant> = None;
     loop {
         let connector = Client::connector()

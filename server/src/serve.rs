@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures_channel::oneshot;
 use futures_util::SinkExt;
 use ringlog_engine::io::probe::{self, Choice};
 use ringlog_engine::io::{self, DriverKind, Io, Listener};
@@ -69,22 +70,31 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let driver = choose_driver(&config)?;
     let main_io = Io::new(driver.kind).map_err(|error| format!("I/O driver: {error}"))?;
     let (io, wanted) = (main_io.clone(), config.clone());
-    main_io.block_on(async move { boot::create_directories_of(&io, &wanted).await })?;
+    let made = main_io.block_on(async move { boot::create_directories_of(&io, &wanted).await })?;
+    let names = sync_names(&main_io, made);
     let locks = lock(&config)?;
     let (io, wanted) = (main_io.clone(), config.clone());
     main_io.block_on(async move { Ballast::new(&wanted).release(&io).await });
     let (listeners, bound) = listen(&config)?;
-    let service = start_zookeeper(&mut config)?;
+    let mut service = start_zookeeper(&mut config)?;
     let http = bind_http(&config)?;
     let http_address = http.as_ref().map(|bound| bound.address);
-    let identity = identity(&config, &bound, service.is_some());
+    let own_service = service.as_ref().map(Running::own_address);
+    let identity = identity(&config, &bound, own_service);
     let control = control::start(identity, http)?;
-    let found = find(&main_io, &config, &control.session)?;
+    let found = find(&main_io, &config, &control.session, names)?;
+    if let Some(service) = &mut service {
+        service.let_others_in();
+    }
     let broker = Arc::new(Broker::new(config, found.cluster_id.clone(), bound));
     broker.share_handles(handles);
     let (io, looked) = (main_io.clone(), broker.clone());
     main_io.block_on(async move { room::look(&io, &looked).await });
     let (mesh, threads) = start_shards(&broker, found, &listeners, driver.kind, &control.session)?;
+    if let Some(service) = &mut service {
+        let durable = service.wait_until_durable();
+        durable.map_err(|error| error.to_string())?;
+    }
     post_all(&main_io, &mesh, |shard| shard.go());
     control.attach(mesh.senders());
     let beside = Beside {
@@ -117,7 +127,7 @@ fn start_zookeeper(config: &mut BrokerConfig) -> Result<Option<Running>, String>
         ..ZookeeperConfig::default()
     };
     wanted.address.set_port(port);
-    match zookeeper::start(wanted) {
+    match zookeeper::start_held(wanted) {
         Ok(service) => {
             config.zookeeper.connect = service.address().to_string();
             Ok(Some(service))
@@ -152,7 +162,11 @@ fn bind_http(config: &BrokerConfig) -> Result<Option<http::Bound>, String> {
 }
 
 /// What ZooKeeper and clients are told of this broker.
-fn identity(config: &BrokerConfig, bound: &[BoundListener], has_service: bool) -> Identity {
+fn identity(
+    config: &BrokerConfig,
+    bound: &[BoundListener],
+    own_service: Option<SocketAddr>,
+) -> Identity {
     let end_point = |listener: &BoundListener| {
         let ip = listener.address.ip();
         let host = match &listener.advertised.host {
@@ -175,9 +189,10 @@ fn identity(config: &BrokerConfig, bound: &[BoundListener], has_service: bool) -
         }
     };
     let patience = Duration::from_millis(config.zookeeper.session_timeout_ms.into());
-    let longest = if has_service { OWN_SESSION } else { patience };
+    let longest = own_service.map_or(patience, |_| OWN_SESSION);
     Identity {
         connect: config.zookeeper.connect.clone(),
+        own_service,
         session_timeout: patience.max(longest),
         patience,
         node_id: config.node_id,
@@ -188,12 +203,29 @@ fn identity(config: &BrokerConfig, bound: &[BoundListener], has_service: bool) -
     }
 }
 
+/// The end of [`sync_names`].
+type Synced = oneshot::Receiver<Result<(), String>>;
+
+/// Begins to make the names of new directories durable, beside what else a start does.
+fn sync_names(io: &Io, made: boot::Names) -> Synced {
+    let (done, synced) = oneshot::channel();
+    let inner = io.clone();
+    io.spawn(async move {
+        // If nobody waits any more, the start has failed.
+        let _ = done.send(made.sync(&inner).await);
+    });
+    synced
+}
+
 /// What there is, in ZooKeeper and in the log directories.
-fn find(io: &Io, config: &BrokerConfig, session: &Session) -> Result<Found, String> {
+fn find(io: &Io, config: &BrokerConfig, session: &Session, names: Synced) -> Result<Found, String> {
     let (inner, config) = (io.clone(), config.clone());
     let ensemble = Ensemble::Real(session.clone());
     io.block_on(async move {
         let cluster = Cluster::read(&ensemble).await?;
+        // Before `meta.properties` is there: that says that the names are durable.
+        let synced = names.await.map_err(|_| "the start was given up".to_owned());
+        synced??;
         let mut random = fastrand::Rng::new();
         let found = boot::find(&inner, &config, &cluster, &mut random).await?;
         cluster::refuse_lost(&ensemble, &found).await?;

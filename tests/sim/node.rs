@@ -152,7 +152,8 @@ async fn run(
     let io = &ios[0];
     let config = &shared.config;
     let mut random = fastrand::Rng::with_seed(seed);
-    boot::create_directories_of(io, config).await?;
+    let names = boot::create_directories_of(io, config).await?;
+    names.sync(io).await?;
     Ballast::new(config).release(io).await;
     let (listener, address) = io.listen(LISTENER, 50).map_err(|error| error.to_string())?;
     let bound = BoundListener {

@@ -172,28 +172,7 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
         znode::config(&topic.overrides),
     );
     let node = TopicNode::on_one_broker(id, topic.partitions, shard.broker.config.node_id).encode();
-    let config_path = znode::topic_config_path(&topic.name);
-    let put = store.ensemble.put(&config_path, config).await;
-    put.map_err(no_ensemble)?;
-    let is_new = store
-        .ensemble
-        .create(vec![(path.clone(), node.clone())])
-        .await;
-    if !is_new.map_err(no_ensemble)? {
-        let doomed = store.ensemble.get(&znode::deletion_path(&topic.name)).await;
-        if doomed.map_err(no_ensemble)?.is_some() {
-            let message = format!("Topic '{}' is marked for deletion.", topic.name);
-            return Err(storage_error(message));
-        }
-        let found = store.ensemble.get(&path).await.map_err(no_ensemble)?;
-        // An answer may have been lost; else a tool was faster, and its event is on its way.
-        if found.is_none_or(|found| found.data != node) {
-            return Err(Refusal {
-                error: ResponseError::TopicAlreadyExists,
-                message: format!("Topic '{}' already exists.", topic.name),
-            });
-        }
-    }
+    enter(&store, &topic.name, (path, node), config).await?;
     if let Err(refusal) = take_up(shard, &store, topic.clone(), 0).await {
         log::error!("Cannot create topic {}: {}", topic.name, refusal.message);
         // If that fails, too, the next start makes the topic.
@@ -203,6 +182,45 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
         return Err(refusal);
     }
     Ok(topic)
+}
+
+/// Enters a new topic in ZooKeeper: its settings, and the node that makes it one.
+async fn enter(
+    store: &Store,
+    name: &str,
+    (path, node): (String, Bytes),
+    config: Bytes,
+) -> Result<(), Refusal> {
+    let ensemble = &store.ensemble;
+    let config_path = znode::topic_config_path(name);
+    let both = vec![
+        (config_path.clone(), config.clone()),
+        (path.clone(), node.clone()),
+    ];
+    if ensemble.create_together(both).await.map_err(no_ensemble)? {
+        return Ok(());
+    }
+    // Settings of an earlier topic, most often.
+    let put = ensemble.put(&config_path, config).await;
+    put.map_err(no_ensemble)?;
+    let is_new = ensemble.create(vec![(path.clone(), node.clone())]).await;
+    if is_new.map_err(no_ensemble)? {
+        return Ok(());
+    }
+    let doomed = ensemble.get(&znode::deletion_path(name)).await;
+    if doomed.map_err(no_ensemble)?.is_some() {
+        let message = format!("Topic '{name}' is marked for deletion.");
+        return Err(storage_error(message));
+    }
+    let found = ensemble.get(&path).await.map_err(no_ensemble)?;
+    // An answer may have been lost; else a tool was faster, and its event is on its way.
+    if found.is_none_or(|found| found.data != node) {
+        return Err(Refusal {
+            error: ResponseError::TopicAlreadyExists,
+            message: format!("Topic '{name}' already exists."),
+        });
+    }
+    Ok(())
 }
 
 /// Makes the partitions of a topic from `first` on and publishes it; at return all of them can be

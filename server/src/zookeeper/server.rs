@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use super::config::ZookeeperConfig;
 use super::connection::{self, Link};
+use super::doors::{Doors, Held};
 use super::processor::{ConnectError, Limits, Now, Output, Processor};
 use super::session::Sessions;
 use super::store::{Store, StoreError};
@@ -74,21 +75,33 @@ struct State {
     next_connection: ConnectionId,
 }
 
-/// Opens the store and serves until told to stop.
+/// Opens the store and serves until told to stop. `ready` is given the public address, and that of the
+/// process itself.
 pub(super) async fn run(
     config: ZookeeperConfig,
-    ready: impl FnOnce(SocketAddr),
+    held: Option<Held>,
+    ready: impl FnOnce(SocketAddr, SocketAddr),
     stop: watch::Receiver<bool>,
 ) -> Result<(), ZookeeperError> {
-    let bind = |error| ZookeeperError::Bind {
-        address: config.address,
-        error,
-    };
+    let bind = |address| move |error| ZookeeperError::Bind { address, error };
     let service = Rc::new(Service::open(config.clone())?);
-    let listener = TcpListener::bind(config.address).await.map_err(bind)?;
-    ready(listener.local_addr().map_err(bind)?);
+    let failed = bind(config.address);
+    let public = TcpListener::bind(config.address).await.map_err(failed)?;
+    let address = public.local_addr().map_err(failed)?;
+    let (own, own_address) = match held {
+        None => (None, address),
+        Some(held) => {
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            let own = TcpListener::bind(any).await.map_err(bind(any))?;
+            let address = own.local_addr().map_err(bind(any))?;
+            (Some((own, held)), address)
+        }
+    };
+    ready(address, own_address);
     let local = LocalSet::new();
-    local.run_until(service.serve(listener, stop)).await
+    local
+        .run_until(service.serve(Doors { public, own }, stop))
+        .await
 }
 
 impl Service {
@@ -146,16 +159,15 @@ impl Service {
 
     async fn serve(
         self: &Rc<Self>,
-        listener: TcpListener,
+        doors: Doors,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), ZookeeperError> {
         let ended = tokio::select! {
             error = self.commit_always() => Err(error.into()),
-            () = self.accept_always(&listener) => Ok(()),
+            error = self.open_doors(doors) => Err(error.into()),
             () = self.expire_always() => Ok(()),
             () = stopped(&mut stop, self.config.stops_on_signals) => Ok(()),
         };
-        drop(listener);
         let links: Vec<_> = self.state.borrow().links.values().cloned().collect();
         if ended.is_ok() {
             self.commit()?;
@@ -172,7 +184,12 @@ impl Service {
         ended
     }
 
-    async fn accept_always(self: &Rc<Self>, listener: &TcpListener) {
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        self.commit()?;
+        self.state.borrow_mut().store.settle()
+    }
+
+    pub(super) async fn accept_always(self: &Rc<Self>, listener: &TcpListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, address)) => self.admit(stream, address),
