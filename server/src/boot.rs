@@ -456,6 +456,9 @@ fn add_known_topics(
                 .unwrap_or_else(|| new_topic_id(random));
             unenrolled.push(name.clone());
         }
+        if node.id.is_some() && !node.is_on(config.node_id) {
+            unenrolled.push(name.clone());
+        }
         image.insert(topic);
     }
     unenrolled

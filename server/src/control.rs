@@ -47,8 +47,11 @@ pub struct Identity {
     pub patience: Duration,
     /// `broker.id`.
     pub node_id: i32,
-    /// The listeners that clients are told of.
-    pub end_points: Vec<RegisteredEndPoint>,
+    /// The listeners that clients are told of, by node: this broker's, then those of shards that are
+    /// brokers of their own.
+    pub nodes: Vec<Vec<RegisteredEndPoint>>,
+    /// Where all of them are.
+    pub rack: Option<String>,
     /// Where the number of the session is noted, so that the next start knows its predecessor's.
     pub session_file: PathBuf,
     /// What to do if nothing answers.

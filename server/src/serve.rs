@@ -1,7 +1,9 @@
 //! Runs the broker as a process: locks, listeners, ZooKeeper, one pinned thread per shard, signals.
 
+mod listen;
+
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -20,9 +22,9 @@ use ringlog_engine::log::directory::write_clean_shutdown;
 
 use crate::boot::cluster::{self, Cluster};
 use crate::boot::{self, Found};
-use crate::broker::{BoundListener, Broker};
+use crate::broker::{self, BoundListener, Broker};
 use crate::cli::holder::name_holder;
-use crate::cli::port::{explain_port_taken, is_held, write_port_file};
+use crate::cli::port::write_port_file;
 use crate::config::{BrokerConfig, Durability, HttpListen, IoMode};
 use crate::control::{self, Identity};
 use crate::life::{self, Beginning, Ends};
@@ -37,9 +39,6 @@ use crate::shard::{Mesh, Shard};
 use crate::zookeeper::config::ZookeeperConfig;
 use crate::zookeeper::{self, Running, ZookeeperError};
 
-/// How long a port that no process holds is waited for, and how often it is tried.
-const PORT_PATIENCE: Duration = Duration::from_secs(5);
-const PORT_PAUSE: Duration = Duration::from_millis(2);
 /// Timeout of the session with a ZooKeeper service of this process. It ends when this process does, so
 /// nobody learns anything sooner by a shorter one; a longer one needs fewer pings.
 const OWN_SESSION: Duration = Duration::from_secs(60);
@@ -75,7 +74,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let locks = lock(&config)?;
     let (io, wanted) = (main_io.clone(), config.clone());
     main_io.block_on(async move { Ballast::new(&wanted).release(&io).await });
-    let (listeners, bound) = listen(&config)?;
+    let (listeners, bound) = listen::listen(&config)?;
     let mut service = start_zookeeper(&mut config)?;
     let http = bind_http(&config)?;
     let http_address = http.as_ref().map(|bound| bound.address);
@@ -90,7 +89,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     broker.share_handles(handles);
     let (io, looked) = (main_io.clone(), broker.clone());
     main_io.block_on(async move { room::look(&io, &looked).await });
-    let (mesh, threads) = start_shards(&broker, found, &listeners, driver.kind, &control.session)?;
+    let (mesh, threads) = start_shards(&broker, found, listeners, driver.kind, &control.session)?;
     if let Some(service) = &mut service {
         let durable = service.wait_until_durable();
         durable.map_err(|error| error.to_string())?;
@@ -164,7 +163,7 @@ fn bind_http(config: &BrokerConfig) -> Result<Option<http::Bound>, String> {
 /// What ZooKeeper and clients are told of this broker.
 fn identity(
     config: &BrokerConfig,
-    bound: &[BoundListener],
+    bound: &[Vec<BoundListener>],
     own_service: Option<SocketAddr>,
 ) -> Identity {
     let end_point = |listener: &BoundListener| {
@@ -196,7 +195,10 @@ fn identity(
         session_timeout: patience.max(longest),
         patience,
         node_id: config.node_id,
-        end_points: bound.iter().map(end_point).collect(),
+        nodes: (bound.iter())
+            .map(|bound| bound.iter().map(end_point).collect())
+            .collect(),
+        rack: broker::rack(config),
         session_file: config.ringlog.data_dir.join("zookeeper-session"),
         hint: "Start one: bin/zookeeper-server-start.sh config/zookeeper.properties; or leave \
                zookeeper.connect out, for one in this process.",
@@ -238,7 +240,7 @@ fn find(io: &Io, config: &BrokerConfig, session: &Session, names: Synced) -> Res
 fn start_shards(
     broker: &Arc<Broker>,
     found: Found,
-    listeners: &[Listener],
+    mut listeners: Vec<Vec<Listener>>,
     kind: DriverKind,
     session: &Session,
 ) -> Result<(Mesh, Vec<Thread>), String> {
@@ -265,7 +267,12 @@ fn start_shards(
             seed: random.u64(..),
         };
         let store = (id == 0).then(|| (session.clone(), places.clone()));
-        let (listeners, ready) = (listeners.to_vec(), ready.clone());
+        // All shards accept from the sockets of the one node that there is, else each from its own.
+        let listeners = match &mut listeners[..] {
+            [all] => all.clone(),
+            each => std::mem::take(&mut each[id]),
+        };
+        let ready = ready.clone();
         let core = cores[id % cores.len()];
         let handle = std::thread::Builder::new()
             .name(format!("ringlog-{id}"))
@@ -321,63 +328,6 @@ fn lock(config: &BrokerConfig) -> Result<Vec<OwnedFd>, String> {
         directories.push(config.ringlog.data_dir.clone());
     }
     directories.iter().map(lock_one).collect()
-}
-
-fn listen(config: &BrokerConfig) -> Result<(Vec<Listener>, Vec<BoundListener>), String> {
-    let mut listeners = Vec::new();
-    let mut bound = Vec::new();
-    for listener in &config.listeners {
-        let end_point = &listener.bind;
-        let address = resolve(&end_point.host, end_point.port)?;
-        let backlog = i32::try_from(config.network.listen_backlog).unwrap_or(i32::MAX);
-        let (socket, address) =
-            listen_when_free(address, backlog).map_err(|error| match error.kind() {
-                std::io::ErrorKind::AddrInUse => explain_port_taken(end_point.port),
-                _ => format!(
-                    "cannot listen on {end_point}: {error}\n   | give another address with \
-                     --listen HOST:PORT or listeners"
-                ),
-            })?;
-        listeners.push(socket);
-        let (name, advertised) = (end_point.name.clone(), listener.advertised.clone());
-        bound.push(BoundListener {
-            name,
-            address,
-            advertised,
-        });
-    }
-    Ok((listeners, bound))
-}
-
-/// Listens; waits a little for a port that nobody holds any more: after a broker was killed the
-/// kernel takes its rings down, and with them its sockets, behind the end of the process.
-fn listen_when_free(address: SocketAddr, backlog: i32) -> std::io::Result<(Listener, SocketAddr)> {
-    let began = Instant::now();
-    loop {
-        match io::listen(address, backlog) {
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrInUse
-                    && began.elapsed() < PORT_PATIENCE
-                    && !is_held(address.port()) =>
-            {
-                std::thread::sleep(PORT_PAUSE);
-            }
-            other => return other,
-        }
-    }
-}
-
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
-    if host.is_empty() {
-        return Ok(SocketAddr::from(([0, 0, 0, 0], port)));
-    }
-    let resolved = (host, port).to_socket_addrs();
-    let mut addresses = resolved.map_err(|error| {
-        format!("cannot resolve the listener's host '{host}': {error}\n   | give an address")
-    })?;
-    addresses
-        .next()
-        .ok_or_else(|| format!("the listener's host '{host}' has no address"))
 }
 
 fn run_shard(
@@ -453,9 +403,7 @@ fn announce(
 ) -> Result<(), String> {
     let config = &broker.config;
     if let Some(path) = &config.port_file {
-        let mut bound: Vec<(String, SocketAddr)> = broker
-            .listeners
-            .iter()
+        let mut bound: Vec<(String, SocketAddr)> = (broker.nodes.iter().flatten())
             .map(|bound| (bound.name.clone(), bound.address))
             .collect();
         bound.extend(
@@ -476,9 +424,7 @@ fn announce(
         cores: config.ringlog.cores,
         driver: driver.line.clone(),
         durability: durability.to_owned(),
-        listeners: broker
-            .listeners
-            .iter()
+        listeners: (broker.nodes.iter().flatten())
             .map(|bound| bound.address.to_string())
             .collect(),
         http: beside.http,
@@ -496,7 +442,7 @@ fn announce(
     });
     logging::broker_ready(config.node_id);
     if config.is_ephemeral {
-        let kafka = broker.listeners[0].address.to_string();
+        let kafka = broker.nodes[0][0].address.to_string();
         logging::ephemeral_ready(&kafka, &config.zookeeper.connect);
     }
     Ok(())

@@ -9,7 +9,7 @@ use ringlog_tests::broker::{Broker, Directory, Options, binary, foreign, refused
 use ringlog_tests::call::{create_topic, fetch_all, produce_values};
 use ringlog_tests::wire::Client;
 
-fn ask(address: SocketAddr, head: &str) -> String {
+pub(crate) fn ask(address: SocketAddr, head: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the port of metrics is open");
     let patience = Some(Duration::from_secs(30));
     stream.set_read_timeout(patience).expect("a socket");
@@ -19,7 +19,7 @@ fn ask(address: SocketAddr, head: &str) -> String {
     answer
 }
 
-fn value(text: &str, series: &str) -> f64 {
+pub(crate) fn value(text: &str, series: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(series));
     let value = line.and_then(|value| value.trim().parse().ok());
     value.unwrap_or_else(|| panic!("no {series} in\n{text}"))

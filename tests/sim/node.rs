@@ -169,7 +169,11 @@ async fn run(
     let found = boot::find(io, config, &cluster, &mut random.fork()).await?;
     cluster::enroll(&ensemble, config, &found).await?;
     let (image, partitions) = (Arc::new(found.image), Arc::new(found.partitions));
-    let broker = Arc::new(Broker::new(config.clone(), found.cluster_id, vec![bound]));
+    let broker = Arc::new(Broker::new(
+        config.clone(),
+        found.cluster_id,
+        vec![vec![bound]],
+    ));
     room::look(io, &broker).await;
     let mut mesh = Mesh::new(config.ringlog.cores);
     for (id, shard_io) in ios[1..].iter().enumerate() {

@@ -130,6 +130,7 @@ async fn read_all(shard: &Rc<Shard>, wanted: &[Wanted], terms: &Terms) -> Vec<Fo
             let job = move |shard: Rc<Shard>| async move {
                 read_here(&shard, &reads, budget, at_least_one).await
             };
+            shard.count_hop(owner);
             shard.on(owner, job).await.unwrap_or_default()
         };
         for (slot, result) in results {

@@ -139,6 +139,7 @@ async fn append_all(
                 wait_durable(&shard, &mut done, lsn).await;
                 done
             };
+            shard.count_hop(owner);
             parts.push(Part::There(shard.post(owner, job).await));
         }
     }
