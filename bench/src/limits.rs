@@ -89,8 +89,8 @@ const NOTES: [&str; 5] = [
      warm",
     "stalled connections: each announces 90 MB and sends 64 KiB of it; the load beside them is 4 \
      connections with one request of one record of 1 KiB under way each, durable",
-    "create and delete: topics of one partition; the growth is of the last round over the first, since \
-     the allocator keeps what one round needs",
+    "create and delete: topics of one partition, in six rounds; handles are those of partitions' \
+     files; memory is that of the last round over the first, which fills the allocator",
     "broker pinned to CPU 0, generator to CPU 1; loopback; durable mode",
 ];
 

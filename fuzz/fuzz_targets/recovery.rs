@@ -103,6 +103,7 @@ fuzz_target!(|bytes: &[u8]| {
         clean: how & 1 > 0,
         recovery_point: [0, 17, written.end, 20][usize::from(how >> 1 & 3)],
         log_start_offset: [None, Some(0), Some(9), Some(60)][usize::from(how >> 3 & 3)],
+        compacts_below_recovery_point: how & 64 > 0,
         accept_loss: how & 32 > 0,
     };
     let world = damaged(&written.files, &mut input);
@@ -129,6 +130,7 @@ fuzz_target!(|bytes: &[u8]| {
             clean: true,
             recovery_point: end,
             log_start_offset: Some(start),
+            compacts_below_recovery_point: false,
             accept_loss: false,
         };
         let again = Log::open(&files, path, config(), opening, &mut |_, _| {}).await;

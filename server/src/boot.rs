@@ -129,7 +129,11 @@ pub async fn find(
         (None, None) => directory::encode_uuid(new_topic_id(random)),
     };
     complete_identity(io, config, &cluster_id).await?;
-    replay(io, &config.ringlog.journal_dir, &on_disk, cluster).await?;
+    let was_ours = replay(io, &config.ringlog.journal_dir, &on_disk, cluster).await?;
+    for found in &mut on_disk {
+        // A new cluster may have got these directories from another broker, beside a journal of ours.
+        found.opening.compacts_below_recovery_point &= was_ours && !is_new_cluster;
+    }
     let mut image = Image::default();
     let brokers = reconcile::broker_overrides(&cluster.broker_configs, config.node_id)?;
     image.set_broker_overrides(brokers, &config.settings);
@@ -360,12 +364,13 @@ fn ids_on_disk(
     Ok(ids.into_iter().map(named).collect())
 }
 
+/// Whether there was a journal in use: Ringlog ran last, and was not stopped.
 async fn replay(
     io: &Io,
     journal_directory: &Path,
     on_disk: &[OnDisk],
     cluster: &Cluster,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let mut targets: BTreeMap<(Uuid, i32), Target> = BTreeMap::new();
     for found in on_disk {
         // One that has lost its `partition.metadata` is not to lose its records.
@@ -420,7 +425,7 @@ async fn replay(
             damage.bytes
         );
     }
-    Ok(())
+    Ok(!report.journals.is_empty())
 }
 
 /// The topics of ZooKeeper; gives those whose id it does not have. A topic without an id and

@@ -143,7 +143,10 @@ impl Cleaner {
         let id = partition.topic().id;
         let name = (partition.topic().name.clone(), partition.index);
         let point = (name.clone(), id, log.recovery_point());
-        store::record_recovery_points(&shard, vec![point]).await;
+        // Only then a gap above it is known to be a loss.
+        if !store::record_recovery_points(&shard, vec![point]).await {
+            return Ok(false);
+        }
         if let Some(journal) = shard.journal() {
             let lsn = journal.append_forget(id, partition.index, dirt.first_uncleanable);
             let is_durable = match lsn {

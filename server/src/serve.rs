@@ -43,6 +43,9 @@ use crate::zookeeper::{self, Running, ZookeeperError};
 /// nobody learns anything sooner by a shorter one; a longer one needs fewer pings.
 const OWN_SESSION: Duration = Duration::from_secs(60);
 
+/// The table of file handles is made for so many at once: half a MiB of the kernel's memory.
+const RESERVED_HANDLES_MAX: u64 = 65_536;
+
 /// Why the broker could not start or had to stop: what, where, what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -66,6 +69,9 @@ struct Thread {
 pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let began = Instant::now();
     let handles = io::raise_open_file_limit();
+    if let Err(error) = io::reserve_descriptors(handles.min(RESERVED_HANDLES_MAX)) {
+        log::warn!("the table of file handles grows while serving, which stalls for milliseconds: {error}");
+    }
     let driver = choose_driver(&config)?;
     let main_io = Io::new(driver.kind).map_err(|error| format!("I/O driver: {error}"))?;
     let (io, wanted) = (main_io.clone(), config.clone());

@@ -107,10 +107,10 @@ PLANTS = [
     ]),
     ("replay-not-synced", "what was replayed is not synced before the journal is removed", [
         ("engine/src/journal/replay.rs",
-         "            let synced = self.io.sync_data(&file).await;\n",
-         "            let synced = if is_planted!() {\n"
-         "                Ok(())\n            } else {\n"
-         "                self.io.sync_data(&file).await\n            };\n"),
+         "                let synced = self.io.sync_data(file).await;\n",
+         "                let synced = if is_planted!() {\n"
+         "                    Ok(())\n                } else {\n"
+         "                    self.io.sync_data(file).await\n                };\n"),
     ]),
     ("torn-group-accepted", "a torn group of the journal is replayed", [
         ("engine/src/journal/inventory.rs",

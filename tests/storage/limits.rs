@@ -33,6 +33,25 @@ fn files(logs: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// A table that grows while connections arrive makes them wait a second.
+#[test]
+fn the_table_of_handles_is_made_at_the_start() {
+    let Some(broker) = Broker::own(Options::default()) else {
+        return;
+    };
+    let number = |file: &str, name: &str, word: usize| {
+        let process_id = broker.process_id().expect("ours");
+        let text = fs::read_to_string(format!("/proc/{process_id}/{file}")).expect("it runs");
+        let line = text.lines().find(|line| line.starts_with(name));
+        let number = line.and_then(|line| line.split_whitespace().nth(word));
+        let number: u64 = number.expect("proc(5)").parse().expect("a number");
+        number
+    };
+    let limit = number("limits", "Max open files", 3);
+    let table = number("status", "FDSize:", 1);
+    assert!(table >= limit.min(65_536), "{table} of {limit}");
+}
+
 #[test]
 fn topics_that_go_leave_no_handle_and_no_file() {
     let options = Options::default()

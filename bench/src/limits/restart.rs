@@ -41,9 +41,15 @@ pub(super) async fn of_segments<T: Transport>(
     fill::<T>(&node, &workload, args.segments as u64).await?;
     drop(client);
     let of = format!("{} segments", args.segments);
-    for (signal, how) in [(Signal::KILL, "kill -9"), (Signal::TERM, "stop")] {
+    for (signal, how, mark) in [
+        (Signal::KILL, "kill -9 right behind them", None),
+        (Signal::TERM, "stop", Some(RESTART_MS)),
+        // Of what was stopped before, and got one record since.
+        (Signal::KILL, "kill -9", Some(RESTART_MS)),
+    ] {
         node.end(signal)?;
-        timed_restart::<T>(args, &mut node, (&of, how, PARTITIONS), rows).await?;
+        let of = (of.as_str(), how, PARTITIONS);
+        timed_restart::<T>(args, &mut node, of, mark, rows).await?;
     }
     node.end(Signal::KILL).map(drop)
 }
@@ -72,7 +78,8 @@ pub(super) async fn of_bytes<T: Transport>(
     drop(client);
     let of = format!("{} MiB of records", bytes >> 20);
     node.end(Signal::KILL)?;
-    timed_restart::<T>(args, &mut node, (&of, "kill -9", 1), rows).await?;
+    let of = (of.as_str(), "kill -9 right behind them", 1);
+    timed_restart::<T>(args, &mut node, of, None, rows).await?;
     node.end(Signal::KILL).map(drop)
 }
 
@@ -98,6 +105,7 @@ async fn timed_restart<T: Transport>(
     args: &LimitsArgs,
     node: &mut Node,
     (of, how, partitions): (&str, &str, usize),
+    mark: Option<f64>,
     rows: &mut Rows,
 ) -> Result<(), Failure> {
     let started = node.restart::<T>(&args.spawn_args).await?;
@@ -106,8 +114,8 @@ async fn timed_restart<T: Transport>(
     let served_ms = node.since_spawn_ms();
     let name = |what: &str| format!("{of}: {what} after {how}");
     rows.add(&name("answers"), "ms", None, started.answers_ms);
-    let (first, mark) = (started.acknowledges_ms, Some(RESTART_MS));
-    rows.add(&name("first record"), "ms", mark, first);
+    let first_ms = started.acknowledges_ms;
+    rows.add(&name("first record"), "ms", mark, first_ms);
     rows.add(&name("all are served"), "ms", None, served_ms);
     Ok(())
 }

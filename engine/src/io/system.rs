@@ -390,6 +390,21 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
+/// Makes the process's table of descriptors large enough for `count`. The kernel doubles it as it fills,
+/// and with several threads each doubling waits for all CPUs (fs/file.c, expand_fdtable): connections
+/// that arrive meanwhile overrun the backlog and try again after a second. Before there are threads it
+/// costs nothing.
+///
+/// # Errors
+/// What dup(2) answered, EINVAL if `count` is above the limit of open files.
+pub fn reserve_descriptors(count: u64) -> io::Result<()> {
+    let last = count.saturating_sub(1);
+    let last = i32::try_from(last).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let some = eventfd()?;
+    drop(rustix::io::fcntl_dupfd_cloexec(&some, last)?);
+    Ok(())
+}
+
 /// How many descriptors this process may open (getrlimit(2), RLIMIT_NOFILE, the soft limit).
 pub fn open_file_limit() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile)

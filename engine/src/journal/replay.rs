@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use futures_util::future;
 use uuid::Uuid;
 
 use super::format::{
@@ -24,6 +25,8 @@ use super::inventory::{
 use super::{JournalError, Lsn, ring};
 use crate::io::{AlignedBuffer, File, Io, OpenMode};
 
+/// Files that are synced at the same time: the file system commits them together.
+const SYNCED_AT_ONCE: usize = 64;
 /// Segment files that are kept open.
 const OPEN_FILES_MAX: usize = 256;
 /// The files of a segment (Kafka's names) that go with its `.log`.
@@ -586,14 +589,25 @@ impl Segments {
 
     /// Makes all that was touched durable.
     async fn sync(&mut self) -> Result<BTreeSet<Partition>, JournalError> {
-        for key in std::mem::take(&mut self.written) {
-            let file = self.segment(key).await?;
-            let synced = self.io.sync_data(&file).await;
-            synced.map_err(|error| JournalError::io("sync", &self.path(key))(error))?;
+        let written: Vec<_> = std::mem::take(&mut self.written).into_iter().collect();
+        for some in written.chunks(SYNCED_AT_ONCE) {
+            let mut files = Vec::with_capacity(some.len());
+            for key in some {
+                files.push((self.segment(*key).await?, self.path(*key)));
+            }
+            let synced = files.iter().map(async |(file, path)| {
+                let synced = self.io.sync_data(file).await;
+                synced.map_err(JournalError::io("sync", path))
+            });
+            future::try_join_all(synced).await?;
         }
-        for directory in &self.directories_to_sync {
-            let synced = self.io.sync_directory(directory).await;
-            synced.map_err(JournalError::io("sync", directory))?;
+        let directories: Vec<_> = self.directories_to_sync.iter().collect();
+        for some in directories.chunks(SYNCED_AT_ONCE) {
+            let synced = some.iter().map(async |directory| {
+                let synced = self.io.sync_directory(directory).await;
+                synced.map_err(JournalError::io("sync", directory))
+            });
+            future::try_join_all(synced).await?;
         }
         Ok(std::mem::take(&mut self.touched))
     }

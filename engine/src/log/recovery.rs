@@ -36,6 +36,9 @@ pub struct Opening {
     pub recovery_point: i64,
     /// From `log-start-offset-checkpoint`, if it has the partition.
     pub log_start_offset: Option<i64>,
+    /// Whether whoever wrote last compacts below its recovery point only, as we do: a gap above it is a
+    /// loss then, also in a compacted log. Apache Kafka compacts above it, too.
+    pub compacts_below_recovery_point: bool,
     /// Whether to go on if data below the recovery point is damaged or missing.
     pub accept_loss: bool,
 }
@@ -362,9 +365,9 @@ impl Opener<'_> {
         self.recovery.scanned_segments += 1;
         self.recovery.scanned_bytes += u64::from(good);
         self.recovery.scanned_batches += scan.batches;
-        // Without compaction nothing may be missing between what was not yet synced.
+        // Nothing may be missing between what was not yet synced, unless compaction has removed it.
         let is_gap = |next: &i64| {
-            !self.config.is_compacted
+            (!self.config.is_compacted || self.opening.compacts_below_recovery_point)
                 && *next > scan.next_offset
                 && *next > self.opening.recovery_point
         };

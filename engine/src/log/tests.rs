@@ -134,6 +134,7 @@ pub(super) fn clean(recovery_point: i64) -> Opening {
         clean: true,
         recovery_point,
         log_start_offset: None,
+        compacts_below_recovery_point: false,
         accept_loss: false,
     }
 }

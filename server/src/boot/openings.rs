@@ -44,6 +44,9 @@ impl Openings {
             clean: self.clean,
             recovery_point: self.recovery_points.get(key).copied().unwrap_or(0),
             log_start_offset: self.log_starts.get(key).copied(),
+            // If Ringlog ran last. Of a log that was compacted its recovery point must be known, too.
+            compacts_below_recovery_point: self.recovery_points.contains_key(key)
+                || !self.was_compacted(key),
             accept_loss: false,
         }
     }

@@ -534,8 +534,12 @@ pub(super) async fn publish(shard: &Rc<Shard>, image: &Arc<Image>) {
 /// Takes note of how far the logs of a shard are durable, and writes Kafka's checkpoint files.
 ///
 /// Each point comes with its topic's id: it may have been on its way while the topic was deleted
-/// and created again, and the new one's log ends below it.
-pub async fn record_recovery_points(shard: &Rc<Shard>, points: Vec<((String, i32), Uuid, i64)>) {
+/// and created again, and the new one's log ends below it. Whether the file is durable now; else it is
+/// told, and the next recovery reads more than it would have to.
+pub async fn record_recovery_points(
+    shard: &Rc<Shard>,
+    points: Vec<((String, i32), Uuid, i64)>,
+) -> bool {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
         {
@@ -548,13 +552,14 @@ pub async fn record_recovery_points(shard: &Rc<Shard>, points: Vec<((String, i32
             }
         }
         let _turn = store.checkpoints.enter().await;
-        if let Err(error) = write_recovery_points(&shard.io, &store).await {
-            // Not fatal: the next recovery reads more than it would have to.
+        let written = write_recovery_points(&shard.io, &store).await;
+        if let Err(error) = &written {
             log::error!("Writing recovery points: {error}");
         }
+        written.is_ok()
     };
-    // The broker stops: its end writes them.
-    let _ = shard.on(0, job).await;
+    // Not if the broker stops: its end writes them.
+    shard.on(0, job).await.unwrap_or(false)
 }
 
 async fn write_recovery_points(io: &Io, store: &Store) -> Result<(), LogError> {

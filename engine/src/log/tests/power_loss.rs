@@ -22,6 +22,7 @@ async fn open_again(files: &SegmentFiles) -> Log {
         clean: false,
         recovery_point: 0,
         log_start_offset: None,
+        compacts_below_recovery_point: false,
         accept_loss: false,
     };
     Log::open(files, Path::new("/t-0"), small(), opening, &mut |_, _| {})

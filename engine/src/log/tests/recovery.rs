@@ -175,8 +175,8 @@ fn a_bad_batch_cuts_the_log_and_later_segments() {
 }
 
 #[test]
-fn a_missing_end_of_a_segment_is_a_gap_only_with_compaction() {
-    for is_compacted in [false, true] {
+fn a_missing_end_of_a_segment_may_be_compactions() {
+    for (is_compacted, is_below) in [(false, false), (true, false), (true, true)] {
         let place = Place::new();
         let (end, segments) = filled(&place, false);
         let directory = place.partition();
@@ -190,9 +190,13 @@ fn a_missing_end_of_a_segment_is_a_gap_only_with_compaction() {
                 is_compacted,
                 ..small()
             };
-            let opened = Log::open(&files, &directory, config, unclean(0), &mut |_, _| {}).await;
+            let opening = Opening {
+                compacts_below_recovery_point: is_below,
+                ..unclean(0)
+            };
+            let opened = Log::open(&files, &directory, config, opening, &mut |_, _| {}).await;
             let (log, recovery) = opened.unwrap();
-            if is_compacted {
+            if is_compacted && !is_below {
                 assert_eq!(log.log_end_offset(), end);
                 let slice = log.read(5, 100, log.end_position(), true).await.unwrap();
                 assert_eq!(slice.unwrap().first_offset, log.segments()[1].base_offset);

@@ -320,7 +320,7 @@ pub static KEYS: &[Key] = table! {
     ["security.providers", String, Plain, None, Any, AcceptedIgnored(JVM), "Classes that make security providers."],
     ["socket.connection.setup.timeout.max.ms", Long, Ms, Some("30000"), Any, AcceptedIgnored(REPL), "Longest wait for a connection to another broker."],
     ["socket.connection.setup.timeout.ms", Long, Ms, Some("10000"), Any, AcceptedIgnored(REPL), "First wait for a connection to another broker."],
-    ["socket.listen.backlog.size", Int, Bytes, Some("50"), AtLeast(1), Acts, "Connections that may wait to be accepted."],
+    ["socket.listen.backlog.size", Int, Plain, Some("4096"), AtLeast(1), Acts, "Connections that may wait to be accepted (Kafka: 50; one more waits a second or longer)."],
     ["socket.receive.buffer.bytes", Int, Bytes, Some("102400"), AtLeast(-1), Acts, "SO_RCVBUF of a connection; -1 leaves it to the system."],
     ["socket.request.max.bytes", Int, Bytes, Some("104857600"), AtLeast(1), Acts, "Largest request that is read."],
     ["socket.send.buffer.bytes", Int, Bytes, Some("102400"), AtLeast(-1), Acts, "SO_SNDBUF of a connection; -1 leaves it to the system."],
