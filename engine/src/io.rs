@@ -49,7 +49,8 @@ pub use counters::IoCounters;
 pub use op::{DirectoryEntry, File, Listener, OpenMode, Socket, Volume};
 pub use probe::DriverKind;
 pub use system::{
-    lock_file, open_file_limit, pin_to_core, raise_open_file_limit, reserve_descriptors, usable_cores,
+    lock_file, open_file_limit, pin_to_core, raise_open_file_limit, reserve_descriptors,
+    usable_cores,
 };
 
 /// Largest piece of one inline write to the page cache, in bytes: larger ones get expensive

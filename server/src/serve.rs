@@ -70,7 +70,9 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let began = Instant::now();
     let handles = io::raise_open_file_limit();
     if let Err(error) = io::reserve_descriptors(handles.min(RESERVED_HANDLES_MAX)) {
-        log::warn!("the table of file handles grows while serving, which stalls for milliseconds: {error}");
+        log::warn!(
+            "the table of file handles grows while serving, which stalls for milliseconds: {error}"
+        );
     }
     let driver = choose_driver(&config)?;
     let main_io = Io::new(driver.kind).map_err(|error| format!("I/O driver: {error}"))?;

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use kafka_protocol::messages::create_topics_request::{CreatableReplicaAssignment, CreatableTopic};
 use kafka_protocol::messages::metadata_response::{
@@ -14,8 +16,10 @@ use kafka_protocol::messages::{
     BrokerId, CreateTopicsRequest, DescribeClusterRequest, DescribeLogDirsRequest,
     FindCoordinatorRequest, ListGroupsRequest, MetadataRequest, MetadataResponse,
 };
-use ringlog_tests::broker::{Broker, Options};
-use ringlog_tests::call::{create_topic, fetch_all, produce, text, topic_name};
+use ringlog_tests::broker::{Broker, Options, binary, wait_for};
+use ringlog_tests::call::{
+    create_topic, fetch_all, list_offset, produce, text, topic_id, topic_name,
+};
 use ringlog_tests::records::Batch;
 use ringlog_tests::wire::Client;
 
@@ -24,6 +28,7 @@ use crate::metrics::{ask, value};
 
 const TOPIC: &str = "spread";
 const PARTITIONS: i32 = 8;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn options(cores: usize, is_on: bool) -> Options {
     let options = Options::default()
@@ -194,6 +199,25 @@ fn clients_that_ask_who_leads_need_no_hop_and_the_others_are_served_too() {
         crate::error::INVALID_REPLICA_ASSIGNMENT
     );
 
+    // ZooKeeper's tool spreads partitions over all that is registered.
+    topics(
+        &broker,
+        &[
+            "--create",
+            "--topic",
+            "old",
+            "--partitions",
+            "3",
+            "--replication-factor",
+            "1",
+        ],
+    );
+    wait_for("the topic", PATIENCE, || topic_id(&mut first, "old"));
+    topics(&broker, &["--alter", "--topic", "old", "--partitions", "5"]);
+    wait_for("more partitions", PATIENCE, || {
+        (list_offset(&mut first, 1, "old", 4, -1).0 == 0).then_some(())
+    });
+
     // The next starts have other shards, or do not show them.
     for (cores, is_on, nodes) in [
         (1, true, vec![0]),
@@ -216,6 +240,10 @@ fn clients_that_ask_who_leads_need_no_hop_and_the_others_are_served_too() {
                 2
             );
         }
+        for partition in 0..5 {
+            let mut client = Client::connect(broker.address());
+            assert_eq!(list_offset(&mut client, 1, "old", partition, -1).0, 0);
+        }
         for group in coordinators.keys() {
             let mut client = Client::connect(broker.address());
             assert_eq!(
@@ -229,6 +257,18 @@ fn clients_that_ask_who_leads_need_no_hop_and_the_others_are_served_too() {
             0
         );
     }
+}
+
+/// Kafka's tool of the time when it spoke to ZooKeeper.
+fn topics(broker: &Broker, arguments: &[&str]) {
+    let zookeeper = broker.zookeeper().to_string();
+    let output = Command::new(binary())
+        .args(["kafka-topics", "--zookeeper", &zookeeper])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary is there");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
 }
 
 /// Creates a topic whose partition a client puts on a node; gives the error code.

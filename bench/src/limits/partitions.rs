@@ -180,7 +180,12 @@ pub(super) async fn create_and_delete<T: Transport>(
     let left = |now: usize, before: usize| now as f64 - before as f64;
     let (first, last) = (after[0], after[ROUNDS - 1]);
     let name = |what: &str| format!("{count} topics made and deleted: {what} left behind");
-    rows.add(&name("handles"), "", Some(0.0), left(node.partition_handles()?, handles));
+    rows.add(
+        &name("handles"),
+        "",
+        Some(0.0),
+        left(node.partition_handles()?, handles),
+    );
     rows.add(&name("files"), "", Some(0.0), left(node.files()?, files));
     let grown = (last - first) / (count * (ROUNDS - 1)) as f64;
     rows.add(&name("memory of each"), "B", Some(64.0), grown);

@@ -205,12 +205,26 @@ async fn more_partitions(
     let _turn = store.turn(shard).await;
     let known = store.controller.borrow().image().topic(name).cloned();
     let Some(known) = known else { return Ok(()) };
-    let node = TopicNode::decode(&node.data);
     let config = &shard.broker.config;
-    let count =
-        node.and_then(|node| node.partitions_of(config.node_id, |id| config.is_own_node(id)));
-    match count {
-        Ok(count) if count > known.partitions => {
+    let counted = TopicNode::decode(&node.data).and_then(|found| {
+        let count = found.partitions_of(config.node_id, |id| config.is_own_node(id))?;
+        Ok((count, found.is_on(config.node_id)))
+    });
+    match counted {
+        Ok((count, is_on_this)) if count > known.partitions => {
+            let (path, wanted) = (
+                znode::topic_path(name),
+                TopicNode::on_one_broker(known.id, count, config.node_id),
+            );
+            let ensemble = &store.ensemble;
+            if !is_on_this
+                && !ensemble
+                    .replace(&path, wanted.encode(), node.version)
+                    .await?
+            {
+                // Somebody changes it right now: there is another event.
+                return Ok(());
+            }
             let topic = Topic {
                 partitions: count,
                 ..(*known).clone()

@@ -365,7 +365,7 @@ pub static KEYS: &[Key] = table! {
     ["zookeeper.connection.timeout.ms", Int, Ms, None, Any, AcceptedIgnored(ZK), "Longest wait for the first connection to ZooKeeper."],
     ["zookeeper.max.in.flight.requests", Int, Plain, Some("10"), AtLeast(1), AcceptedIgnored(ZK), "Connection to ZooKeeper: max in flight requests."],
     ["zookeeper.metadata.migration.enable", Boolean, Plain, Some("false"), Any, AcceptedIgnored(ZK), "Connection to ZooKeeper: metadata migration enable."],
-    ["zookeeper.session.timeout.ms", Int, Ms, Some("18000"), AtLeast(1), Acts, "Timeout of the ZooKeeper session, and longest wait for an answer of ZooKeeper."],
+    ["zookeeper.session.timeout.ms", Int, Ms, Some("18000"), AtLeast(1), Acts, "Timeout of the ZooKeeper session (a minute at least with the service in this process, which the session cannot outlive), and longest wait for an answer of ZooKeeper."],
     ["zookeeper.set.acl", Boolean, Plain, Some("false"), Any, AcceptedIgnored(ZK), "Connection to ZooKeeper: set acl."],
     ["zookeeper.ssl.cipher.suites", List, Plain, None, Any, AcceptedIgnored(ZK), "Connection to ZooKeeper: ssl cipher suites."],
     ["zookeeper.ssl.client.enable", Boolean, Plain, Some("false"), Any, AcceptedIgnored(ZK), "Connection to ZooKeeper: ssl client enable."],
