@@ -141,7 +141,11 @@ impl ProducerState {
     pub fn last_records(&self) -> BTreeMap<i64, LastRecord> {
         let last = |(id, producer): (&i64, &Producer)| {
             let last = LastRecord {
-                data_offset: producer.batches.back().map(|mark| mark.last_offset),
+                data_offsets: producer
+                    .batches
+                    .iter()
+                    .map(|mark| mark.last_offset)
+                    .collect(),
                 epoch: producer.epoch,
             };
             (*id, last)

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::connection::{Connection, Lost};
 use crate::producer::Target;
-use crate::scene::{Scene, one_in, pick, within};
+use crate::scene::{STABLE_TOPICS, Scene, one_in, pick, within};
 
 /// What the batches of a fetch hold.
 pub(crate) struct Batches {
@@ -144,6 +144,28 @@ async fn look(scene: &Scene, connection: &mut Connection, target: Target) -> Res
     Ok(())
 }
 
+/// The files of a topic's logs; of time indexes what they hold.
+fn time_indexes(scene: &Scene, topic: &str) -> String {
+    let world = scene.crowd.world();
+    let mut lines = String::new();
+    for (path, length) in world.files() {
+        if path.contains(&format!("/{topic}-")) {
+            lines += &format!("{path} {length}");
+            if path.ends_with(".timeindex") {
+                let bytes = world.read_file(&path).unwrap_or_default();
+                for entry in bytes.chunks_exact(12) {
+                    let (time, offset) = entry.split_at(8);
+                    let time = i64::from_be_bytes(time.try_into().expect("8 bytes"));
+                    let offset = u32::from_be_bytes(offset.try_into().expect("4 bytes"));
+                    lines += &format!(" +{offset}={time}");
+                }
+            }
+            lines.push('\n');
+        }
+    }
+    lines
+}
+
 /// The first record since some time: none that is known to be since then may stand before it.
 async fn look_up_time(
     scene: &Scene,
@@ -172,7 +194,8 @@ async fn look_up_time(
     let first = ledger.first_since(target, wanted, (start, before));
     assert!(
         first.is_none_or(|first| (0..=first).contains(&found)),
-        "the first record of {target:?} since {wanted} is said to be {found}, {first:?} is"
+        "the first record of {target:?} since {wanted} is said to be {found}, {first:?} is\n{}",
+        time_indexes(scene, STABLE_TOPICS[topic].0)
     );
     if found >= 0 {
         let stamped = ledger.timestamp_at(topic, partition, found);

@@ -424,13 +424,12 @@ impl<'a> Cleaner<'a> {
         let may_go = walk.may_go(header, batch);
         let is_past = |horizon_ms: i64| horizon_ms <= self.settings.now_ms;
         let is_last_of_producer = header.has_producer_id()
-            && self
-                .producers
-                .get(&header.producer_id)
-                .is_some_and(|last| match last.data_offset {
-                    Some(offset) => header.last_offset() == offset,
-                    None => header.is_control() && header.producer_epoch == last.epoch,
-                });
+            && self.producers.get(&header.producer_id).is_some_and(|last| {
+                match last.data_offsets.is_empty() {
+                    false => last.data_offsets.contains(&header.last_offset()),
+                    true => header.is_control() && header.producer_epoch == last.epoch,
+                }
+            });
         Verdict {
             discards: if header.is_control() {
                 may_go && header.delete_horizon_ms().is_some_and(is_past)

@@ -89,10 +89,11 @@ pub struct CleanerSettings {
 }
 
 /// What must stay known of a producer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastRecord {
-    /// Offset of its last record, if it has any.
-    pub data_offset: Option<i64>,
+    /// Offsets of the last records of its last batches: those that a retry is recognised by (Kafka
+    /// keeps the last batch only, and takes a retry of the one before it for out of order).
+    pub data_offsets: Vec<i64>,
     /// Its epoch.
     pub epoch: i16,
 }

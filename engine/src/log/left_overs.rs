@@ -161,7 +161,9 @@ impl Opener<'_> {
             if name.kind != SegmentFileKind::Log {
                 continue;
             }
+            // One that is empty replaces the segment of its name, too.
             let end = self.end_of_swap(file, name.offset).await?;
+            let end = end.max(name.offset + 1);
             let (start, previous) = replaced.unwrap_or((name.offset, end));
             replaced = Some((start.min(name.offset), previous.max(end)));
         }

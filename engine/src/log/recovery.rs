@@ -354,7 +354,7 @@ impl Opener<'_> {
         }
         let mut scanner = Scanner::new(self.io(), file, size.into(), CHUNK_BYTES);
         let mut request = self.request(base_offset, true);
-        request.end_max = self.known_end().filter(|_| next.is_none());
+        request.end_max = next.or(self.known_end());
         let scan = scan_segment(&mut scanner, &request, visitor).await;
         let mut scan = scan.at("read", &path)?;
         while scan.bad.is_some() && self.step_over(&mut scanner, &mut scan, next).await? {

@@ -35,6 +35,10 @@ use crate::watcher::Watcher;
 /// Most bytes that one batch of `__consumer_offsets` may unpack to.
 const BATCH_BYTES_MAX: usize = 128 * 1024 * 1024;
 
+/// Between two tries to read a partition of `__consumer_offsets` on a disk that answers errors.
+const RELOAD_PAUSE_MIN: Duration = Duration::from_millis(50);
+const RELOAD_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// Bytes of `__consumer_offsets` read at once.
 const READ_BYTES: u32 = 1024 * 1024;
 
@@ -232,11 +236,30 @@ pub async fn load(shard: &Rc<Shard>, partition: &Rc<Partition>) {
         .borrow_mut()
         .begin_load(now_ms, partition.index);
     perform(shard, actions);
-    let mut loaded = LoadedGroups::default();
-    let mut bad_batches = 0u64;
-    if let Err(error) = read_groups(shard, partition, &mut loaded, &mut bad_batches).await {
-        log::error!("Loading {GROUP_TOPIC}-{}: {error}", partition.index);
-    }
+    let mut pause = RELOAD_PAUSE_MIN;
+    let (loaded, bad_batches) = loop {
+        let mut loaded = LoadedGroups::default();
+        let mut bad_batches = 0u64;
+        let read = read_groups(shard, partition, &mut loaded, &mut bad_batches).await;
+        let Err(error) = read else {
+            break (loaded, bad_batches);
+        };
+        // Offsets that cannot be read now are not offsets that are not there.
+        let may_pass = matches!(error, LogError::Io { .. });
+        log::error!(
+            "Loading {GROUP_TOPIC}-{}: {error}{}",
+            partition.index,
+            if may_pass { "; its groups wait" } else { "" }
+        );
+        if !may_pass {
+            break (loaded, bad_batches);
+        }
+        shard.io.sleep(pause).await;
+        pause = (pause * 2).min(RELOAD_PAUSE_MAX);
+        if shard.is_stopping() || !shard.has(partition) {
+            return;
+        }
+    };
     let now_ms = groups.now_ms(shard);
     let (actions, report) =
         groups
@@ -267,11 +290,10 @@ async fn read_groups(
     partition: &Partition,
     loaded: &mut LoadedGroups,
     bad_batches: &mut u64,
-) -> Result<(), String> {
+) -> Result<(), LogError> {
     let log = &partition.log;
     let end = log.end_position();
     let mut next = log.log_start_offset();
-    let failed = |error: LogError| error.to_string();
     while next < end.offset {
         let slice = match log.read(next, READ_BYTES, end, true).await {
             // What stood there is lost, what is behind it is not.
@@ -280,7 +302,7 @@ async fn read_groups(
                 next = log.offset_behind_damage(next).unwrap_or(end.offset);
                 continue;
             }
-            other => other.map_err(failed)?,
+            other => other?,
         };
         let Some(slice) = slice else { break };
         let (position, length) = (slice.position, slice.length as usize);
@@ -288,7 +310,11 @@ async fn read_groups(
             .io
             .read_at(&slice.file, BytesMut::new(), position, length)
             .await;
-        let bytes = bytes.map_err(|error| error.to_string())?;
+        let bytes = bytes.map_err(|source| LogError::Io {
+            operation: "read",
+            path: log.directory(),
+            source,
+        })?;
         let before = next;
         // A batch that the slice cuts is read whole with the next one.
         for batch in iterate(&bytes).map_while(Result::ok) {
@@ -298,7 +324,12 @@ async fn read_groups(
             }
         }
         if next == before {
-            return Err(format!("no batch at offset {next}"));
+            return Err(LogError::Corrupt {
+                path: log.directory(),
+                position,
+                reason: format!("no batch at offset {next}"),
+                remedy: "its groups lack the offsets behind it: `ringlog fsck` tells what is there",
+            });
         }
     }
     Ok(())

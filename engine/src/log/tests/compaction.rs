@@ -459,7 +459,7 @@ fn the_last_batch_of_a_producer_and_of_the_round_stays_without_records() {
         log.flush().await.unwrap();
         let dirt = log.dirt(&limits(&log, None)).await.unwrap().unwrap();
         let known = LastRecord {
-            data_offset: Some(last),
+            data_offsets: vec![last],
             epoch: 0,
         };
         let producers = BTreeMap::from([(1, known)]);
