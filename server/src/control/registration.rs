@@ -15,6 +15,8 @@ use super::{Identity, RETRY};
 use crate::metadata::znode::{self, RegisteredEndPoint};
 
 const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
+/// Sessions of this broker that are noted: more starts in a row are not killed before they have ended.
+const SESSIONS_NOTED: usize = 32;
 const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
 
 /// The client, below the chroot, which is made if it is missing.
@@ -77,16 +79,16 @@ async fn create_if_missing(client: &Client, path: &str) -> Result<(), Error> {
 }
 
 async fn remove_predecessor(client: &Client, identity: &Identity) -> Result<(), Error> {
-    let noted = std::fs::read_to_string(&identity.session_file).unwrap_or_default();
-    let Ok(predecessor) = noted.trim().parse::<i64>() else {
+    let predecessors = noted_sessions(identity);
+    if predecessors.is_empty() {
         return Ok(());
-    };
+    }
     // It may have been more nodes than this start makes.
     let ids = client.list_children(znode::BROKER_IDS).await?;
     let registrations = ids.iter().map(|id| format!("{}/{id}", znode::BROKER_IDS));
     for path in registrations.chain([znode::CONTROLLER.to_owned()]) {
         let stat = client.check_stat(&path).await?;
-        if stat.is_some_and(|stat| stat.ephemeral_owner == predecessor) {
+        if stat.is_some_and(|stat| predecessors.contains(&stat.ephemeral_owner)) {
             match client.delete(&path, None).await {
                 Ok(()) | Err(Error::NoNode) => {}
                 Err(error) => return Err(error),
@@ -96,11 +98,27 @@ async fn remove_predecessor(client: &Client, identity: &Identity) -> Result<(), 
     Ok(())
 }
 
-/// Before the first ephemeral: otherwise a crash in between would leave one without an owner's note.
+/// The sessions of earlier runs, the newest first.
+fn noted_sessions(identity: &Identity) -> Vec<i64> {
+    let noted = std::fs::read_to_string(&identity.session_file).unwrap_or_default();
+    noted
+        .lines()
+        .map_while(|line| line.trim().parse().ok())
+        .collect()
+}
+
+/// Before the first ephemeral: otherwise a crash in between would leave one without an owner's note. Earlier
+/// ones stay noted: that theirs were removed may be forgotten by a ZooKeeper in this process that is killed
+/// before its start has ended.
 fn note_session(client: &Client, identity: &Identity) -> Result<(), String> {
     let path = &identity.session_file;
-    let text = format!("{}\n", client.session_id().0);
-    std::fs::write(path, text).map_err(|error| {
+    let mut sessions = vec![client.session_id().0];
+    sessions.extend(noted_sessions(identity));
+    sessions.truncate(SESSIONS_NOTED);
+    let text: String = sessions.iter().map(|id| format!("{id}\n")).collect();
+    let beside = path.with_extension("tmp");
+    let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path));
+    written.map_err(|error| {
         format!(
             "cannot write {}: {error}\n   | the data directory must be writable",
             path.display()
