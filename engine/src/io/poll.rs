@@ -73,7 +73,7 @@ impl Poll {
         }
         match op {
             // The file system answers from counters in memory.
-            Op::File(op @ FileOp::Volume(_)) => return Some(system::file_op(op)),
+            Op::File(op @ FileOp::Volume(_)) => Some(system::file_op(op)),
             Op::File(op) => {
                 self.worker.start(token, op);
                 None
