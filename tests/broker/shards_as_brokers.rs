@@ -144,9 +144,41 @@ fn clients_that_ask_who_leads_need_no_hop_and_the_others_are_served_too() {
         registered(&broker),
         BTreeSet::from(["0", "1"].map(str::to_owned))
     );
-
-    // Where the answers say.
     let before = hops(&broker);
+    let coordinators = go_where_the_answers_say(&mut first, &known);
+    assert_eq!(hops(&broker) - before, 0.0, "hops");
+    each_node_tells_of_what_it_has(&known, &coordinators);
+    for partition in 0..PARTITIONS {
+        send(&mut first, partition, "by anyone");
+        assert_eq!(fetch_all(&mut first, TOPIC, partition).len(), 2);
+    }
+    assert!(hops(&broker) - before > 0.0, "nothing has counted the hops");
+    assert_eq!(assigned_to(&mut first, "on-one", 1), 0);
+    let refused = crate::error::INVALID_REPLICA_ASSIGNMENT;
+    assert_eq!(assigned_to(&mut first, "on-two", 2), refused);
+    // ZooKeeper's tool spreads partitions over all that is registered.
+    let create = "--create --topic old --partitions 3 --replication-factor 1";
+    topics(&broker, create);
+    wait_for("the topic", PATIENCE, || topic_id(&mut first, "old"));
+    topics(&broker, "--alter --topic old --partitions 5");
+    wait_for("more partitions", PATIENCE, || {
+        (list_offset(&mut first, 1, "old", 4, -1).0 == 0).then_some(())
+    });
+
+    // The next starts have other shards, or do not show them.
+    for (cores, is_on, nodes) in [
+        (1, true, vec![0]),
+        (2, false, vec![0]),
+        (2, true, vec![0, 1]),
+    ] {
+        broker.kill();
+        broker.restart_with(options(cores, is_on));
+        everything_is_there(&broker, &nodes, coordinators.keys());
+    }
+}
+
+/// Produces, fetches and commits by the nodes that are told; gives each group's.
+fn go_where_the_answers_say(first: &mut Client, known: &Known) -> BTreeMap<String, i32> {
     for partition in 0..PARTITIONS {
         let mut leader = known.leader(partition);
         send(&mut leader, partition, "by its leader");
@@ -164,9 +196,10 @@ fn clients_that_ask_who_leads_need_no_hop_and_the_others_are_served_too() {
         assert_eq!(committed(&mut coordinator, 3, group, TOPIC).0, 7);
         coordinators.insert(group.to_owned(), found.node_id.0);
     }
-    assert_eq!(hops(&broker) - before, 0.0, "hops");
+    coordinators
+}
 
-    // Each node tells of what it has.
+fn each_node_tells_of_what_it_has(known: &Known, coordinators: &BTreeMap<String, i32>) {
     for (id, address) in &known.nodes {
         let mut node = Client::connect(*address);
         let listed = node.call(0, &ListGroupsRequest::default()).groups;
@@ -186,85 +219,51 @@ fn clients_that_ask_who_leads_need_no_hop_and_the_others_are_served_too() {
             .filter(|(_, l)| *l == id);
         assert_eq!(partitions, led.map(|(index, _)| index).collect::<Vec<_>>());
     }
+}
 
-    // Anywhere else.
+fn everything_is_there<'a>(
+    broker: &Broker,
+    nodes: &[i32],
+    groups: impl Iterator<Item = &'a String>,
+) {
+    let known = Known::ask(broker.address());
+    assert_eq!(known.nodes.keys().copied().collect::<Vec<_>>(), *nodes);
+    assert!(
+        known.leaders.iter().all(|leader| nodes.contains(leader)),
+        "{known:?}"
+    );
+    let ids: BTreeSet<String> = nodes.iter().map(i32::to_string).collect();
+    assert_eq!(registered(broker), ids);
     for partition in 0..PARTITIONS {
-        send(&mut first, partition, "by anyone");
-        assert_eq!(fetch_all(&mut first, TOPIC, partition).len(), 2);
-    }
-    assert!(hops(&broker) - before > 0.0, "nothing has counted the hops");
-    assert_eq!(assigned_to(&mut first, "on-one", 1), 0);
-    assert_eq!(
-        assigned_to(&mut first, "on-two", 2),
-        crate::error::INVALID_REPLICA_ASSIGNMENT
-    );
-
-    // ZooKeeper's tool spreads partitions over all that is registered.
-    topics(
-        &broker,
-        &[
-            "--create",
-            "--topic",
-            "old",
-            "--partitions",
-            "3",
-            "--replication-factor",
-            "1",
-        ],
-    );
-    wait_for("the topic", PATIENCE, || topic_id(&mut first, "old"));
-    topics(&broker, &["--alter", "--topic", "old", "--partitions", "5"]);
-    wait_for("more partitions", PATIENCE, || {
-        (list_offset(&mut first, 1, "old", 4, -1).0 == 0).then_some(())
-    });
-
-    // The next starts have other shards, or do not show them.
-    for (cores, is_on, nodes) in [
-        (1, true, vec![0]),
-        (2, false, vec![0]),
-        (2, true, vec![0, 1]),
-    ] {
-        broker.kill();
-        broker.restart_with(options(cores, is_on));
-        let known = Known::ask(broker.address());
-        assert_eq!(known.nodes.keys().copied().collect::<Vec<_>>(), nodes);
-        assert!(
-            known.leaders.iter().all(|leader| nodes.contains(leader)),
-            "{known:?}"
-        );
-        let ids: BTreeSet<String> = nodes.iter().map(i32::to_string).collect();
-        assert_eq!(registered(&broker), ids);
-        for partition in 0..PARTITIONS {
-            assert_eq!(
-                fetch_all(&mut known.leader(partition), TOPIC, partition).len(),
-                2
-            );
-        }
-        for partition in 0..5 {
-            let mut client = Client::connect(broker.address());
-            assert_eq!(list_offset(&mut client, 1, "old", partition, -1).0, 0);
-        }
-        for group in coordinators.keys() {
-            let mut client = Client::connect(broker.address());
-            assert_eq!(
-                committed(&mut client, 3, group, TOPIC).0,
-                7,
-                "group {group}"
-            );
-        }
         assert_eq!(
-            fetch_all(&mut Client::connect(broker.address()), "on-one", 0).len(),
-            0
+            fetch_all(&mut known.leader(partition), TOPIC, partition).len(),
+            2
         );
     }
+    for partition in 0..5 {
+        let mut client = Client::connect(broker.address());
+        assert_eq!(list_offset(&mut client, 1, "old", partition, -1).0, 0);
+    }
+    for group in groups {
+        let mut client = Client::connect(broker.address());
+        assert_eq!(
+            committed(&mut client, 3, group, TOPIC).0,
+            7,
+            "group {group}"
+        );
+    }
+    assert_eq!(
+        fetch_all(&mut Client::connect(broker.address()), "on-one", 0).len(),
+        0
+    );
 }
 
 /// Kafka's tool of the time when it spoke to ZooKeeper.
-fn topics(broker: &Broker, arguments: &[&str]) {
+fn topics(broker: &Broker, arguments: &str) {
     let zookeeper = broker.zookeeper().to_string();
     let output = Command::new(binary())
         .args(["kafka-topics", "--zookeeper", &zookeeper])
-        .args(arguments)
+        .args(arguments.split(' '))
         .stdin(Stdio::null())
         .output()
         .expect("the binary is there");

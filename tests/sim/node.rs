@@ -142,6 +142,17 @@ impl Node {
     }
 }
 
+fn bound(address: SocketAddr) -> BoundListener {
+    BoundListener {
+        name: "PLAINTEXT".to_owned(),
+        address,
+        advertised: Advertised {
+            host: None,
+            port: 0,
+        },
+    }
+}
+
 /// The life of the process' main thread.
 async fn run(
     ios: &[Io],
@@ -156,14 +167,6 @@ async fn run(
     names.sync(io).await?;
     Ballast::new(config).release(io).await;
     let (listener, address) = io.listen(LISTENER, 50).map_err(|error| error.to_string())?;
-    let bound = BoundListener {
-        name: "PLAINTEXT".to_owned(),
-        address,
-        advertised: Advertised {
-            host: None,
-            port: 0,
-        },
-    };
     let ensemble = Ensemble::Simulated(zookeeper.clone(), io.clone());
     let cluster = Cluster::read(&ensemble).await?;
     let found = boot::find(io, config, &cluster, &mut random.fork()).await?;
@@ -172,7 +175,7 @@ async fn run(
     let broker = Arc::new(Broker::new(
         config.clone(),
         found.cluster_id,
-        vec![vec![bound]],
+        vec![vec![bound(address)]],
     ));
     room::look(io, &broker).await;
     let mut mesh = Mesh::new(config.ringlog.cores);

@@ -244,16 +244,20 @@ fn records_are_refused_and_everything_else_goes_on() {
     assert_eq!(fetch_all(&mut client, "late", 0).len(), 1);
     fs::remove_file(&filler).expect("ours");
     wait_until_taken(&mut client, "late");
-    // While nobody looks: the first append looks itself.
+    first_append_looks_itself(&small, &mut client, &disk);
+    assert!(!small.log().contains("panicked"), "{}", small.log());
+}
+
+/// The disk is filled while nobody looks.
+fn first_append_looks_itself(small: &Small, client: &mut Client, disk: &Path) {
     small.wait_for_rest();
-    let filler = fill(&disk);
+    let filler = fill(disk);
     assert_eq!(
-        send(&mut client, "late"),
+        send(client, "late"),
         ResponseError::KafkaStorageError.code()
     );
     fs::remove_file(&filler).expect("ours");
-    wait_until_taken(&mut client, "late");
-    assert!(!small.log().contains("panicked"), "{}", small.log());
+    wait_until_taken(client, "late");
 }
 
 /// Runs this test again with a small disk; `None` where that is not permitted.
