@@ -72,7 +72,7 @@ pub(crate) enum Command {
     Max(MaxArgs),
     /// Fill a topic, then read it from the page cache
     Fetch(FetchArgs),
-    /// Time from the start of the broker to its first acknowledged produce, and its idle memory
+    /// Time from the start of the broker to its first acknowledged produce, its idle memory and wake-ups
     Startup(StartupArgs),
     /// The marks of the project, Ringlog and Apache Kafka interleaved, written to results/
     Marks(MarksArgs),

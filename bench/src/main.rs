@@ -185,6 +185,7 @@ struct StartupBody {
     target: String,
     first_produce_ms: Spread,
     idle_resident_mib: Spread,
+    idle_wake_ups_per_s: Spread,
     starts: Vec<Start>,
 }
 
@@ -206,6 +207,7 @@ async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
     };
     let first_produce_ms = spread(|start| start.first_produce_ms)?;
     let idle_resident_mib = spread(|start| start.idle_resident_mib)?;
+    let idle_wake_ups_per_s = spread(|start| start.idle_wake_ups_per_s)?;
     for (name, unit, spread) in [
         (
             "start to first acknowledged produce",
@@ -213,6 +215,7 @@ async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
             first_produce_ms,
         ),
         ("idle resident memory", "MiB", idle_resident_mib),
+        ("idle wake-ups", "1/s", idle_wake_ups_per_s),
     ] {
         say(&format!(
             "{name}: median {:.1} {unit}, min {:.1}, max {:.1}, {} runs",
@@ -225,6 +228,7 @@ async fn startup<T: Transport>(args: &StartupArgs) -> Result<(), Failure> {
             target: command,
             first_produce_ms,
             idle_resident_mib,
+            idle_wake_ups_per_s,
             starts,
         };
         Document::new("startup", environment, Vec::new(), body).write(folder)?;

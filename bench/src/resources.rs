@@ -12,6 +12,7 @@ mod ring;
 mod sampler;
 mod stages;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Instant;
 
@@ -344,6 +345,19 @@ fn read_children() -> Result<(u64, u64), Failure> {
     let stat = read("/proc/self/stat")?;
     let ticks = |number| stat_field(&stat, number).ok_or_else(|| unreadable("stat"));
     Ok((ticks(16)?, ticks(17)?))
+}
+
+/// How often the threads of a process have gone to sleep so far, each by its thread id: voluntary context
+/// switches.
+pub(crate) fn sleeps(pid: u32) -> Result<BTreeMap<String, u64>, Failure> {
+    let path = format!("/proc/{pid}/task");
+    let tasks = fs::read_dir(&path).map_err(Failure::system(path))?;
+    let of_task = |task: fs::DirEntry| {
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let count = labelled(&status, "voluntary_ctxt_switches:").unwrap_or_default();
+        (task.file_name().to_string_lossy().into_owned(), count)
+    };
+    Ok(tasks.flatten().map(of_task).collect())
 }
 
 fn context_switches(pid: u32) -> Result<u64, Failure> {

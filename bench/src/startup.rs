@@ -1,4 +1,5 @@
-//! From the start of the process to the first acknowledged produce, and the idle memory after it.
+//! From the start of the process to the first acknowledged produce, and what it takes idle after it:
+//! memory and wake-ups.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use crate::client::Inbox;
 use crate::client::{Client, accept, is_retriable};
 use crate::failure::Failure;
 use crate::frames::{PRODUCE_VERSION, parse_produce, produce_frame};
-use crate::resources::resident_bytes;
+use crate::resources::{resident_bytes, sleeps};
 use crate::target::{Target, pause};
 use crate::transport::{Connection, Transport};
 use crate::workload::{Workload, build_pools};
@@ -15,6 +16,9 @@ use crate::workload::{Workload, build_pools};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The idle second after the first produce.
 const IDLE: Duration = Duration::from_secs(1);
+/// After it, until what a start leaves behind is done, and how long wake-ups are counted then.
+const REST: Duration = Duration::from_secs(2);
+const COUNTED: Duration = Duration::from_secs(10);
 
 /// One start.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -23,6 +27,8 @@ pub(crate) struct Start {
     pub(crate) first_produce_ms: f64,
     /// One second later.
     pub(crate) idle_resident_mib: f64,
+    /// Two seconds later, for ten seconds, of all threads.
+    pub(crate) idle_wake_ups_per_s: f64,
 }
 
 /// Waits for the first acknowledged produce of a broker that was just spawned.
@@ -55,9 +61,19 @@ async fn idle(target: &Target) -> Result<Start, Failure> {
     let pid = target
         .pid
         .ok_or_else(|| Failure::Usage("--pid is needed".to_owned()))?;
+    let idle_resident_mib = resident_bytes(pid)? as f64 / f64::from(1 << 20);
+    tokio::time::sleep(REST).await;
+    let (before, began) = (sleeps(pid)?, Instant::now());
+    tokio::time::sleep(COUNTED).await;
+    let (after, elapsed) = (sleeps(pid)?, began.elapsed());
+    // A thread that ended meanwhile is not counted, one that began is, from its beginning.
+    let of_thread =
+        |(thread, count): (&String, &u64)| count - before.get(thread).copied().unwrap_or(0);
+    let wake_ups: u64 = after.iter().map(of_thread).sum();
     Ok(Start {
         first_produce_ms,
-        idle_resident_mib: resident_bytes(pid)? as f64 / f64::from(1 << 20),
+        idle_resident_mib,
+        idle_wake_ups_per_s: wake_ups as f64 / elapsed.as_secs_f64(),
     })
 }
 

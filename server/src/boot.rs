@@ -31,8 +31,8 @@ use crate::metadata::state::{Image, METADATA_TOPIC, Topic, new_topic_id};
 use crate::metadata::store::Places;
 
 use cluster::Cluster;
-pub use directories::create_directories_of;
 use directories::unusable;
+pub use directories::{Names, create_directories_of};
 use openings::Openings;
 pub(crate) use openings::checkpoint_entry;
 pub use partitions::{open_partitions, write_durable_snapshot, write_snapshot};
@@ -459,6 +459,9 @@ fn add_known_topics(
             topic.id = here
                 .find_map(|found| found.id)
                 .unwrap_or_else(|| new_topic_id(random));
+            unenrolled.push(name.clone());
+        }
+        if node.id.is_some() && !node.is_on(config.node_id) {
             unenrolled.push(name.clone());
         }
         image.insert(topic);

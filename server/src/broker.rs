@@ -29,8 +29,11 @@ pub struct Broker {
     pub config: BrokerConfig,
     /// Id of the cluster, from `meta.properties`.
     pub cluster_id: String,
-    /// The bound listeners, in the order of the configuration.
-    pub listeners: Vec<BoundListener>,
+    /// The brokers that clients see ([`BrokerConfig::node_of`]), each with its bound listeners in the
+    /// order of the configuration.
+    pub nodes: Vec<Vec<BoundListener>>,
+    /// Where all of them are.
+    pub rack: Option<String>,
     /// How much room its directories have.
     pub room: Room,
     /// Connections of all shards. A lock, taken once when a connection begins and once when it
@@ -50,8 +53,8 @@ struct ConnectionCounts {
 }
 
 impl Broker {
-    /// A broker that listens.
-    pub fn new(config: BrokerConfig, cluster_id: String, listeners: Vec<BoundListener>) -> Broker {
+    /// A broker that listens, as one node or more.
+    pub fn new(config: BrokerConfig, cluster_id: String, nodes: Vec<Vec<BoundListener>>) -> Broker {
         let counts = ConnectionCounts {
             total: 0,
             by_address: BTreeMap::new(),
@@ -61,9 +64,10 @@ impl Broker {
         };
         Broker {
             room: Room::new(&config),
+            rack: rack(&config),
             config,
             cluster_id,
-            listeners,
+            nodes,
             connections: Mutex::new(counts),
         }
     }
@@ -130,17 +134,60 @@ impl Broker {
         }
     }
 
-    /// Host and port that a client of this listener is told to connect to.
-    pub fn advertised(&self, listener: usize, dialled: SocketAddr) -> (String, i32) {
-        let bound = &self.listeners[listener];
-        let host = match &bound.advertised.host {
-            Some(host) => host.clone(),
-            None => dialled.ip().to_canonical().to_string(),
-        };
-        let port = match bound.advertised.port {
-            0 => bound.address.port(),
-            port => port,
-        };
-        (host, i32::from(port))
+    /// What a client of this listener is told of all nodes.
+    pub fn nodes_for(&self, listener: usize, dialled: SocketAddr) -> Vec<Node> {
+        let shards = 0..self.nodes.len();
+        shards
+            .map(|shard| self.node_for(shard, listener, dialled))
+            .collect()
     }
+
+    /// What a client of this listener is told of the node of a shard.
+    pub fn node_for(&self, shard: usize, listener: usize, dialled: SocketAddr) -> Node {
+        let index = shard.min(self.nodes.len() - 1);
+        let (host, port) = advertised(&self.nodes[index][listener], dialled);
+        Node {
+            id: self.config.node_of(shard),
+            host,
+            port,
+            rack: self.rack.clone(),
+        }
+    }
+}
+
+/// The rack of all nodes. Shards that are brokers are in one, their machine, if nothing else is said:
+/// replicas on two of them would be lost together.
+pub fn rack(config: &BrokerConfig) -> Option<String> {
+    let machine = || {
+        let uname = rustix::system::uname();
+        uname.nodename().to_string_lossy().into_owned()
+    };
+    let set = config.settings.text("broker.rack");
+    set.or_else(|| config.ringlog.shards_as_brokers.then(machine))
+}
+
+/// A node as clients are told of it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its id.
+    pub id: i32,
+    /// Where to connect to.
+    pub host: String,
+    /// Where to connect to.
+    pub port: i32,
+    /// Its rack.
+    pub rack: Option<String>,
+}
+
+/// Host and port that a client of this listener is told to connect to.
+fn advertised(bound: &BoundListener, dialled: SocketAddr) -> (String, i32) {
+    let host = match &bound.advertised.host {
+        Some(host) => host.clone(),
+        None => dialled.ip().to_canonical().to_string(),
+    };
+    let port = match bound.advertised.port {
+        0 => bound.address.port(),
+        port => port,
+    };
+    (host, i32::from(port))
 }

@@ -20,6 +20,7 @@ pub mod settings;
 pub mod topic;
 
 mod machine;
+mod nodes;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -175,6 +176,8 @@ pub struct RinglogConfig {
     pub journal_dir: PathBuf,
     /// `ringlog.cores`, the number of shards.
     pub cores: usize,
+    /// `ringlog.shards.as.brokers`.
+    pub shards_as_brokers: bool,
     /// `ringlog.io`.
     pub io: IoMode,
     /// `ringlog.http.listen`.
@@ -267,6 +270,7 @@ impl BrokerConfig {
                 return None;
             }
         };
+        nodes::check(&settings, &listeners, problems);
         check_retention(&settings, problems);
         check_min_insync(&settings, problems);
         check_compression(&settings, problems);
@@ -537,6 +541,7 @@ fn ringlog(settings: &Settings, problems: &mut Vec<Problem>) -> RinglogConfig {
         journal_dir: data_dir.join("journal"),
         data_dir,
         cores: usize::try_from(long(settings, "ringlog.cores")).unwrap_or(1),
+        shards_as_brokers: settings.boolean("ringlog.shards.as.brokers"),
         io: match settings.text("ringlog.io").as_deref() {
             Some("uring") => IoMode::Uring,
             Some("poll") => IoMode::Poll,

@@ -9,6 +9,7 @@ mod changes;
 mod registration;
 mod requests;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -38,12 +39,19 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub struct Identity {
     /// `zookeeper.connect`: servers with commas between, and a chroot.
     pub connect: String,
-    /// `zookeeper.session.timeout.ms`.
+    /// Where a service of this process is reached before others reach it; then there is no chroot.
+    pub own_service: Option<SocketAddr>,
+    /// What ZooKeeper is asked for.
     pub session_timeout: Duration,
+    /// `zookeeper.session.timeout.ms`: how long an answer is waited for.
+    pub patience: Duration,
     /// `broker.id`.
     pub node_id: i32,
-    /// The listeners that clients are told of.
-    pub end_points: Vec<RegisteredEndPoint>,
+    /// The listeners that clients are told of, by node: this broker's, then those of shards that are
+    /// brokers of their own.
+    pub nodes: Vec<Vec<RegisteredEndPoint>>,
+    /// Where all of them are.
+    pub rack: Option<String>,
     /// Where the number of the session is noted, so that the next start knows its predecessor's.
     pub session_file: PathBuf,
     /// What to do if nothing answers.
@@ -151,7 +159,7 @@ struct Life {
 impl Life {
     async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Call>) {
         let (clients, client) = watch::channel(None);
-        let patience = self.identity.session_timeout;
+        let patience = self.identity.patience;
         let answering = tokio::task::spawn_local(async move {
             while let Some((request, answer)) = asked.next().await {
                 let client = client.clone();
@@ -238,14 +246,16 @@ async fn connect(identity: &Identity) -> Client {
         Some(at) => identity.connect.split_at(at),
         None => (identity.connect.as_str(), ""),
     };
+    let own = identity.own_service.map(|address| address.to_string());
+    let servers = own.as_deref().unwrap_or(servers);
     let mut said: Option<tokio::time::Instant> = None;
     loop {
         let connector = Client::connector()
             .with_session_timeout(identity.session_timeout)
-            .with_connection_timeout(Duration::from_secs(3))
+            .with_connection_timeout(connection_timeout(identity.session_timeout, servers))
             .with_fail_eagerly();
         let connecting = connector.connect(servers);
-        let reason = match tokio::time::timeout(identity.session_timeout, connecting).await {
+        let reason = match tokio::time::timeout(identity.patience, connecting).await {
             Ok(Ok(client)) => match registration::enter_chroot(client, chroot).await {
                 Ok(client) => return client,
                 Err(error) => error.to_string(),
@@ -262,6 +272,17 @@ async fn connect(identity: &Identity) -> Client {
             );
         }
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// How long a server may be silent. The client looks eight times in that time whether it was, so it is
+/// as long as the client takes; with several servers short enough for a second and a third one to be
+/// tried before the session is over (0: two fifths of its timeout).
+fn connection_timeout(session_timeout: Duration, servers: &str) -> Duration {
+    if servers.contains(',') {
+        Duration::ZERO
+    } else {
+        session_timeout * 3 / 5
     }
 }
 

@@ -17,6 +17,7 @@ pub mod group;
 pub mod handlers;
 pub mod life;
 pub mod logging;
+pub mod mailbox;
 pub mod metadata;
 pub mod metrics;
 pub mod net;

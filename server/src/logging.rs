@@ -169,7 +169,7 @@ fn ready_lines(node_id: i32) -> [(String, &'static str); 4] {
 pub fn zookeeper_ready(host: &str, port: u16) {
     let message = format!("binding to port {host}/{host}:{port}");
     let logger = "org.apache.zookeeper.server.NIOServerCnxnFactory";
-    print_line(&line(&Zoned::now(), "INFO", &message, logger));
+    print_line(&line(&now(), "INFO", &message, logger));
 }
 
 /// What the banner says.

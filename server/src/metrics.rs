@@ -148,6 +148,8 @@ pub struct Counters {
     pub bytes_out: Cell<u64>,
     /// Records, and bytes of records, that were appended.
     pub appended: Cell<(u64, u64)>,
+    /// Parts of requests that went to another shard, which has their partitions or their group.
+    pub hops: Cell<u64>,
 }
 
 impl Counters {
@@ -159,6 +161,7 @@ impl Counters {
             traces,
             bytes_out: Cell::default(),
             appended: Cell::default(),
+            hops: Cell::default(),
         }
     }
 
@@ -217,6 +220,8 @@ pub struct Report {
     pub journal: Option<JournalStats>,
     /// Open connections.
     pub connections: usize,
+    /// Parts of requests that it sent to other shards.
+    pub hops: u64,
     /// By the name of the API.
     pub requests: Vec<(ApiKey, Requests)>,
     /// Records appended, their bytes, bytes fetched.
@@ -266,6 +271,7 @@ pub fn report(shard: &Shard) -> Report {
         uptime: shard.io.now().since(shard.started),
         io: shard.io.counters(),
         journal: shard.journal().map(|journal| journal.stats()),
+        hops: counters.hops.get(),
         connections: shard.connections.len(),
         requests: named.collect(),
         traffic: (records, bytes, counters.bytes_out.get()),

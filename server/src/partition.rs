@@ -21,7 +21,7 @@ use crate::config::topic::{CompressionType, TimestampType, TopicConfig};
 use crate::metadata::state::Topic;
 use crate::metrics::trace::{Stage, Trace, stamp};
 use crate::producer_state::{ProducerState, Verdict};
-use crate::room::Appender;
+use crate::room::{self, Appender};
 use crate::shard::Shard;
 use crate::turnstile::Turnstile;
 use crate::watcher::Watcher;
@@ -203,6 +203,9 @@ impl Partition {
             Origin::Client { .. } => Appender::Client,
             Origin::Coordinator => Appender::Coordinator,
         };
+        if shard.broker.room.is_quiet() {
+            room::wake(shard).await;
+        }
         if let Some(reason) = shard.broker.room.refusal(|| self.log.directory(), appender) {
             return Err(AppendError::new(ResponseError::KafkaStorageError, reason));
         }

@@ -13,13 +13,19 @@
 //! it is not there, the reserve on its disk is larger by its size, so that no record takes its place.
 //! Where it cannot be made, or would take memory (tmpfs), none is wanted. Shard 0 looks, the more often
 //! the less is left: at least as often as a fast disk could fill what is above the reserve.
+//!
+//! **Rest**: where there is room and nothing was appended since the last look, shard 0 looks only now and
+//! then ([`REST`]), for the ballast's sake. The first append that comes then looks itself before it goes
+//! on ([`wake`]), since others may have filled the disk meanwhile; so does each change of metadata.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future;
 use ringlog_engine::io::{Io, OpenMode, Volume};
 
 use crate::broker::Broker;
@@ -39,10 +45,19 @@ const RAMFS_MAGIC: i64 = 0x8584_58f6;
 const FILL_BYTES_PER_SECOND: u64 = 2 << 30;
 const LOOK_MIN: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_secs(1);
+/// How often shard 0 looks at rest: the ballast goes so long after others have filled the disk.
+const REST: Duration = Duration::from_secs(60);
 
 const ENOUGH: u8 = 0;
 const LOW: u8 = 1;
 const VERY_LOW: u8 = 2;
+
+/// Something was appended since the last look.
+const IN_USE: u8 = 0;
+/// Nothing was; the next append only says so.
+const QUIET: u8 = 1;
+/// Nothing was for longer; the next append looks first.
+const RESTING: u8 = 2;
 
 /// Who wants to append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +88,8 @@ pub struct Room {
     log_directories: usize,
     /// The lowest of all.
     lowest: AtomicU8,
+    /// Whether appends come.
+    use_of_late: AtomicU8,
     ballast: Ballast,
 }
 
@@ -99,8 +116,27 @@ impl Room {
             places: directories.into_iter().map(place).collect(),
             log_directories,
             lowest: AtomicU8::new(ENOUGH),
+            use_of_late: AtomicU8::new(IN_USE),
             ballast: Ballast::new(config),
         }
+    }
+
+    /// Whether [`wake`] is to be called before an append. One load, of what seldom changes.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.use_of_late.load(Ordering::Relaxed) != IN_USE
+    }
+
+    /// Called after each look of shard 0; whether it may rest: there was room, and nothing was appended
+    /// since the look before. An append that slips in between goes by a look of this very moment.
+    fn may_rest(&self) -> bool {
+        let next = match self.use_of_late.load(Ordering::Relaxed) {
+            _ if self.lowest.load(Ordering::Relaxed) != ENOUGH => QUIET,
+            IN_USE => QUIET,
+            _ => RESTING,
+        };
+        self.use_of_late.store(next, Ordering::Relaxed);
+        next == RESTING
     }
 
     /// Why an append to a partition's directory is refused, if it is. One load where there is room.
@@ -160,11 +196,16 @@ async fn volume(io: &Io, path: &Path) -> Option<Volume> {
     found.filter(|volume| volume.total_bytes > 0)
 }
 
-/// Looks at all places once; gives the fewest bytes that any has above the reserve.
+/// Looks at all places and for the ballast once; gives the fewest bytes that any has above the reserve.
 pub async fn look(io: &Io, broker: &Broker) -> u64 {
+    broker.room.ballast.count_missing(io).await;
+    look_at_places(io, broker).await
+}
+
+async fn look_at_places(io: &Io, broker: &Broker) -> u64 {
     let room = &broker.room;
     let mut spare = u64::MAX;
-    let missing = room.ballast.missing_bytes(io).await;
+    let missing = room.ballast.missing_bytes.load(Ordering::Relaxed);
     for place in &room.places {
         let path = place.path.display();
         let more = if place.is_with_ballast { missing } else { 0 };
@@ -195,14 +236,38 @@ pub async fn look(io: &Io, broker: &Broker) -> u64 {
     spare
 }
 
+/// Ends the rest, on any shard and before what it wants to write: after a look, which no write may
+/// overtake.
+pub async fn wake(shard: &Shard) {
+    let (broker, room) = (&shard.broker, &shard.broker.room);
+    let was = room.use_of_late.load(Ordering::Relaxed);
+    if was == RESTING {
+        look_at_places(&shard.io, broker).await;
+        if room.lowest.load(Ordering::Relaxed) != ENOUGH {
+            room.ballast.release(&shard.io).await;
+        }
+    }
+    room.use_of_late.store(IN_USE, Ordering::Relaxed);
+    if was == RESTING {
+        shard.tell_first(|first| first.room_wanted.notify()).await;
+    }
+}
+
 /// Looks until the shard stops.
 pub async fn run(shard: Rc<Shard>) {
-    if shard.broker.config.ringlog.disk_reserve_bytes == 0 {
+    let room = &shard.broker.room;
+    if room.reserve_bytes == 0 {
         return;
     }
     while !shard.is_stopping() {
-        let spare = look(&shard.io, &shard.broker).await;
-        shard.broker.room.ballast.mind(&shard.io).await;
+        let mut spare = look(&shard.io, &shard.broker).await;
+        room.ballast.mind(&shard.io).await;
+        while room.may_rest() && !shard.is_stopping() {
+            let wanted = pin!(shard.room_wanted.notified());
+            future::select(wanted, shard.io.sleep(REST)).await;
+            spare = look_at_places(&shard.io, &shard.broker).await;
+            room.ballast.release_if_known(&shard.io).await;
+        }
         let milliseconds = spare / (FILL_BYTES_PER_SECOND / 1000);
         let pause = Duration::from_millis(milliseconds).clamp(LOOK_MIN, LOOK_MAX);
         shard.io.sleep(pause).await;
@@ -220,6 +285,10 @@ pub struct Ballast {
     needed_bytes: u64,
     /// What a start cannot do without, whatever the size of the disk: the journals' first files.
     least_bytes: u64,
+    /// Whether it was there when it was last looked for.
+    is_known: AtomicBool,
+    /// What was to be kept free then so that it can be made.
+    missing_bytes: AtomicU64,
     /// Whether it could not be made since there was room for it.
     has_failed: AtomicBool,
     /// Whether a failure was told.
@@ -241,8 +310,22 @@ impl Ballast {
             reserve_bytes: config.ringlog.disk_reserve_bytes,
             needed_bytes: needed,
             least_bytes: journals + (1 << 20),
+            is_known: AtomicBool::new(false),
+            missing_bytes: AtomicU64::new(0),
             has_failed: AtomicBool::new(false),
             is_told: AtomicBool::new(false),
+        }
+    }
+
+    async fn is_disk_full(&self, io: &Io) -> bool {
+        let volume = volume(io, &self.data_dir).await;
+        volume.is_some_and(|volume| volume.usable_bytes < self.reserve_bytes / 2)
+    }
+
+    /// As [`Ballast::release`], where the last look has seen one: opens nothing before it must.
+    async fn release_if_known(&self, io: &Io) {
+        if self.is_known.load(Ordering::Relaxed) && self.is_disk_full(io).await {
+            self.release(io).await;
         }
     }
 
@@ -252,9 +335,7 @@ impl Ballast {
             return;
         }
         let path = self.data_dir.join(BALLAST_FILE);
-        let is_full = volume(io, &self.data_dir)
-            .await
-            .is_some_and(|volume| volume.usable_bytes < self.reserve_bytes / 2);
+        let is_full = self.is_disk_full(io).await;
         if self.reserve_bytes > 0 && !is_full {
             return;
         }
@@ -315,18 +396,22 @@ impl Ballast {
             .min(most.max(self.least_bytes))
     }
 
-    /// What is to be kept free so that it can be made.
-    async fn missing_bytes(&self, io: &Io) -> u64 {
-        if self.has_failed.load(Ordering::Relaxed) || self.is_there(io).await {
-            return 0;
-        }
-        let volume = volume(io, &self.data_dir).await;
-        volume.map_or(0, |volume| self.wanted_bytes(&volume))
+    /// Counts what is to be kept free so that it can be made.
+    async fn count_missing(&self, io: &Io) {
+        let missing = if self.has_failed.load(Ordering::Relaxed) || self.is_there(io).await {
+            0
+        } else {
+            let volume = volume(io, &self.data_dir).await;
+            volume.map_or(0, |volume| self.wanted_bytes(&volume))
+        };
+        self.missing_bytes.store(missing, Ordering::Relaxed);
     }
 
     async fn is_there(&self, io: &Io) -> bool {
         let path = self.data_dir.join(BALLAST_FILE);
-        io.open(&path, OpenMode::Read).await.is_ok()
+        let is_there = io.open(&path, OpenMode::Read).await.is_ok();
+        self.is_known.store(is_there, Ordering::Relaxed);
+        is_there
     }
 }
 

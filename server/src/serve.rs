@@ -1,13 +1,16 @@
 //! Runs the broker as a process: locks, listeners, ZooKeeper, one pinned thread per shard, signals.
 
+mod listen;
+
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures_channel::oneshot;
 use futures_util::SinkExt;
 use ringlog_engine::io::probe::{self, Choice};
 use ringlog_engine::io::{self, DriverKind, Io, Listener};
@@ -19,9 +22,9 @@ use ringlog_engine::log::directory::write_clean_shutdown;
 
 use crate::boot::cluster::{self, Cluster};
 use crate::boot::{self, Found};
-use crate::broker::{BoundListener, Broker};
+use crate::broker::{self, BoundListener, Broker};
 use crate::cli::holder::name_holder;
-use crate::cli::port::{explain_port_taken, is_held, write_port_file};
+use crate::cli::port::write_port_file;
 use crate::config::{BrokerConfig, Durability, HttpListen, IoMode};
 use crate::control::{self, Identity};
 use crate::life::{self, Beginning, Ends};
@@ -36,9 +39,9 @@ use crate::shard::{Mesh, Shard};
 use crate::zookeeper::config::ZookeeperConfig;
 use crate::zookeeper::{self, Running, ZookeeperError};
 
-/// How long a port that no process holds is waited for, and how often it is tried.
-const PORT_PATIENCE: Duration = Duration::from_secs(5);
-const PORT_PAUSE: Duration = Duration::from_millis(2);
+/// Timeout of the session with a ZooKeeper service of this process. It ends when this process does, so
+/// nobody learns anything sooner by a shorter one; a longer one needs fewer pings.
+const OWN_SESSION: Duration = Duration::from_secs(60);
 
 /// The table of file handles is made for so many at once: half a MiB of the kernel's memory.
 const RESERVED_HANDLES_MAX: u64 = 65_536;
@@ -74,21 +77,31 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let driver = choose_driver(&config)?;
     let main_io = Io::new(driver.kind).map_err(|error| format!("I/O driver: {error}"))?;
     let (io, wanted) = (main_io.clone(), config.clone());
-    main_io.block_on(async move { boot::create_directories_of(&io, &wanted).await })?;
+    let made = main_io.block_on(async move { boot::create_directories_of(&io, &wanted).await })?;
+    let names = sync_names(&main_io, made);
     let locks = lock(&config)?;
     let (io, wanted) = (main_io.clone(), config.clone());
     main_io.block_on(async move { Ballast::new(&wanted).release(&io).await });
-    let (listeners, bound) = listen(&config)?;
-    let service = start_zookeeper(&mut config)?;
+    let (listeners, bound) = listen::listen(&config)?;
+    let mut service = start_zookeeper(&mut config)?;
     let http = bind_http(&config)?;
     let http_address = http.as_ref().map(|bound| bound.address);
-    let control = control::start(identity(&config, &bound), http)?;
-    let found = find(&main_io, &config, &control.session)?;
+    let own_service = service.as_ref().map(Running::own_address);
+    let identity = identity(&config, &bound, own_service);
+    let control = control::start(identity, http)?;
+    let found = find(&main_io, &config, &control.session, names)?;
+    if let Some(service) = &mut service {
+        service.let_others_in();
+    }
     let broker = Arc::new(Broker::new(config, found.cluster_id.clone(), bound));
     broker.share_handles(handles);
     let (io, looked) = (main_io.clone(), broker.clone());
     main_io.block_on(async move { room::look(&io, &looked).await });
-    let (mesh, threads) = start_shards(&broker, found, &listeners, driver.kind, &control.session)?;
+    let (mesh, threads) = start_shards(&broker, found, listeners, driver.kind, &control.session)?;
+    if let Some(service) = &mut service {
+        let durable = service.wait_until_durable();
+        durable.map_err(|error| error.to_string())?;
+    }
     post_all(&main_io, &mesh, |shard| shard.go());
     control.attach(mesh.senders());
     let beside = Beside {
@@ -117,10 +130,11 @@ fn start_zookeeper(config: &mut BrokerConfig) -> Result<Option<Running>, String>
     };
     let mut wanted = ZookeeperConfig {
         data_dir: config.ringlog.data_dir.join("zookeeper"),
+        session_timeout_ms_max: u32::try_from(OWN_SESSION.as_millis()).unwrap_or(u32::MAX),
         ..ZookeeperConfig::default()
     };
     wanted.address.set_port(port);
-    match zookeeper::start(wanted) {
+    match zookeeper::start_held(wanted) {
         Ok(service) => {
             config.zookeeper.connect = service.address().to_string();
             Ok(Some(service))
@@ -155,7 +169,11 @@ fn bind_http(config: &BrokerConfig) -> Result<Option<http::Bound>, String> {
 }
 
 /// What ZooKeeper and clients are told of this broker.
-fn identity(config: &BrokerConfig, bound: &[BoundListener]) -> Identity {
+fn identity(
+    config: &BrokerConfig,
+    bound: &[Vec<BoundListener>],
+    own_service: Option<SocketAddr>,
+) -> Identity {
     let end_point = |listener: &BoundListener| {
         let ip = listener.address.ip();
         let host = match &listener.advertised.host {
@@ -177,23 +195,47 @@ fn identity(config: &BrokerConfig, bound: &[BoundListener]) -> Identity {
             port: port.into(),
         }
     };
+    let patience = Duration::from_millis(config.zookeeper.session_timeout_ms.into());
+    let longest = own_service.map_or(patience, |_| OWN_SESSION);
     Identity {
         connect: config.zookeeper.connect.clone(),
-        session_timeout: Duration::from_millis(config.zookeeper.session_timeout_ms.into()),
+        own_service,
+        session_timeout: patience.max(longest),
+        patience,
         node_id: config.node_id,
-        end_points: bound.iter().map(end_point).collect(),
+        nodes: (bound.iter())
+            .map(|bound| bound.iter().map(end_point).collect())
+            .collect(),
+        rack: broker::rack(config),
         session_file: config.ringlog.data_dir.join("zookeeper-session"),
         hint: "Start one: bin/zookeeper-server-start.sh config/zookeeper.properties; or leave \
                zookeeper.connect out, for one in this process.",
     }
 }
 
+/// The end of [`sync_names`].
+type Synced = oneshot::Receiver<Result<(), String>>;
+
+/// Begins to make the names of new directories durable, beside what else a start does.
+fn sync_names(io: &Io, made: boot::Names) -> Synced {
+    let (done, synced) = oneshot::channel();
+    let inner = io.clone();
+    io.spawn(async move {
+        // If nobody waits any more, the start has failed.
+        let _ = done.send(made.sync(&inner).await);
+    });
+    synced
+}
+
 /// What there is, in ZooKeeper and in the log directories.
-fn find(io: &Io, config: &BrokerConfig, session: &Session) -> Result<Found, String> {
+fn find(io: &Io, config: &BrokerConfig, session: &Session, names: Synced) -> Result<Found, String> {
     let (inner, config) = (io.clone(), config.clone());
     let ensemble = Ensemble::Real(session.clone());
     io.block_on(async move {
         let cluster = Cluster::read(&ensemble).await?;
+        // Before `meta.properties` is there: that says that the names are durable.
+        let synced = names.await.map_err(|_| "the start was given up".to_owned());
+        synced??;
         let mut random = fastrand::Rng::new();
         let found = boot::find(&inner, &config, &cluster, &mut random).await?;
         cluster::refuse_lost(&ensemble, &found).await?;
@@ -206,7 +248,7 @@ fn find(io: &Io, config: &BrokerConfig, session: &Session) -> Result<Found, Stri
 fn start_shards(
     broker: &Arc<Broker>,
     found: Found,
-    listeners: &[Listener],
+    mut listeners: Vec<Vec<Listener>>,
     kind: DriverKind,
     session: &Session,
 ) -> Result<(Mesh, Vec<Thread>), String> {
@@ -233,7 +275,12 @@ fn start_shards(
             seed: random.u64(..),
         };
         let store = (id == 0).then(|| (session.clone(), places.clone()));
-        let (listeners, ready) = (listeners.to_vec(), ready.clone());
+        // All shards accept from the sockets of the one node that there is, else each from its own.
+        let listeners = match &mut listeners[..] {
+            [all] => all.clone(),
+            each => std::mem::take(&mut each[id]),
+        };
+        let ready = ready.clone();
         let core = cores[id % cores.len()];
         let handle = std::thread::Builder::new()
             .name(format!("ringlog-{id}"))
@@ -289,63 +336,6 @@ fn lock(config: &BrokerConfig) -> Result<Vec<OwnedFd>, String> {
         directories.push(config.ringlog.data_dir.clone());
     }
     directories.iter().map(lock_one).collect()
-}
-
-fn listen(config: &BrokerConfig) -> Result<(Vec<Listener>, Vec<BoundListener>), String> {
-    let mut listeners = Vec::new();
-    let mut bound = Vec::new();
-    for listener in &config.listeners {
-        let end_point = &listener.bind;
-        let address = resolve(&end_point.host, end_point.port)?;
-        let backlog = i32::try_from(config.network.listen_backlog).unwrap_or(i32::MAX);
-        let (socket, address) =
-            listen_when_free(address, backlog).map_err(|error| match error.kind() {
-                std::io::ErrorKind::AddrInUse => explain_port_taken(end_point.port),
-                _ => format!(
-                    "cannot listen on {end_point}: {error}\n   | give another address with \
-                     --listen HOST:PORT or listeners"
-                ),
-            })?;
-        listeners.push(socket);
-        let (name, advertised) = (end_point.name.clone(), listener.advertised.clone());
-        bound.push(BoundListener {
-            name,
-            address,
-            advertised,
-        });
-    }
-    Ok((listeners, bound))
-}
-
-/// Listens; waits a little for a port that nobody holds any more: after a broker was killed the
-/// kernel takes its rings down, and with them its sockets, behind the end of the process.
-fn listen_when_free(address: SocketAddr, backlog: i32) -> std::io::Result<(Listener, SocketAddr)> {
-    let began = Instant::now();
-    loop {
-        match io::listen(address, backlog) {
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrInUse
-                    && began.elapsed() < PORT_PATIENCE
-                    && !is_held(address.port()) =>
-            {
-                std::thread::sleep(PORT_PAUSE);
-            }
-            other => return other,
-        }
-    }
-}
-
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
-    if host.is_empty() {
-        return Ok(SocketAddr::from(([0, 0, 0, 0], port)));
-    }
-    let resolved = (host, port).to_socket_addrs();
-    let mut addresses = resolved.map_err(|error| {
-        format!("cannot resolve the listener's host '{host}': {error}\n   | give an address")
-    })?;
-    addresses
-        .next()
-        .ok_or_else(|| format!("the listener's host '{host}' has no address"))
 }
 
 fn run_shard(
@@ -421,9 +411,7 @@ fn announce(
 ) -> Result<(), String> {
     let config = &broker.config;
     if let Some(path) = &config.port_file {
-        let mut bound: Vec<(String, SocketAddr)> = broker
-            .listeners
-            .iter()
+        let mut bound: Vec<(String, SocketAddr)> = (broker.nodes.iter().flatten())
             .map(|bound| (bound.name.clone(), bound.address))
             .collect();
         bound.extend(
@@ -444,9 +432,7 @@ fn announce(
         cores: config.ringlog.cores,
         driver: driver.line.clone(),
         durability: durability.to_owned(),
-        listeners: broker
-            .listeners
-            .iter()
+        listeners: (broker.nodes.iter().flatten())
             .map(|bound| bound.address.to_string())
             .collect(),
         http: beside.http,
@@ -464,7 +450,7 @@ fn announce(
     });
     logging::broker_ready(config.node_id);
     if config.is_ephemeral {
-        let kafka = broker.listeners[0].address.to_string();
+        let kafka = broker.nodes[0][0].address.to_string();
         logging::ephemeral_ready(&kafka, &config.zookeeper.connect);
     }
     Ok(())

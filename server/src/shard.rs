@@ -26,6 +26,7 @@ use crate::broker::Broker;
 use crate::compaction;
 use crate::group::driver::Groups;
 use crate::handlers::fetch::session::Sessions;
+pub use crate::mailbox::{Job, Mailbox, Mesh};
 use crate::metadata::state::{Image, owner_shard};
 use crate::metadata::store::Store;
 use crate::metrics::{Counters, trace::Traces};
@@ -34,55 +35,8 @@ use crate::partition::Partition;
 use crate::turnstile::Turnstile;
 use crate::watcher::Watcher;
 
-/// How many jobs of other shards may wait at a shard; who sends more waits.
-const MAILBOX_JOBS: usize = 1024;
-
 /// Bytes of indexes of old segments that a shard keeps in memory.
 const INDEX_BYTES_MAX: u64 = 32 * 1024 * 1024;
-
-/// A piece of work sent to another shard.
-pub type Job = Box<dyn FnOnce(&Rc<Shard>) + Send>;
-
-/// Both ends of the mailboxes of all shards.
-pub struct Mesh {
-    senders: Vec<mpsc::Sender<Job>>,
-    receivers: Vec<Option<mpsc::Receiver<Job>>>,
-}
-
-impl Mesh {
-    /// The mailboxes of `shards` shards.
-    pub fn new(shards: usize) -> Mesh {
-        let (senders, receivers) = (0..shards)
-            .map(|_| {
-                let (sender, receiver) = mpsc::channel(MAILBOX_JOBS);
-                (sender, Some(receiver))
-            })
-            .unzip();
-        Mesh { senders, receivers }
-    }
-
-    /// The part of one shard: senders to all, its own receiver.
-    pub fn take(&mut self, shard: usize) -> Mailbox {
-        let receiver = self.receivers[shard]
-            .take()
-            .expect("each shard takes its mailbox once");
-        Mailbox {
-            senders: self.senders.clone(),
-            receiver,
-        }
-    }
-
-    /// Senders to all shards, for the control plane.
-    pub fn senders(&self) -> Vec<mpsc::Sender<Job>> {
-        self.senders.clone()
-    }
-}
-
-/// What a shard needs to be reached and to reach the others.
-pub struct Mailbox {
-    senders: Vec<mpsc::Sender<Job>>,
-    receiver: mpsc::Receiver<Job>,
-}
 
 /// How a shard keeps its promise.
 pub enum Durability {
@@ -157,6 +111,8 @@ pub struct Shard {
     pub(crate) cleaner_turn: Turnstile,
     /// A topic has other settings: what is too old or too much may have changed.
     pub retention_changed: Watcher,
+    /// On shard 0: the free space is to be looked at again and again.
+    pub room_wanted: Watcher,
     go: Watcher,
     stop: Watcher,
     stopping: Cell<bool>,
@@ -208,6 +164,7 @@ impl Shard {
             cleaner_checkpoints: RefCell::default(),
             cleaner_turn: Turnstile::default(),
             retention_changed: Watcher::default(),
+            room_wanted: Watcher::default(),
             go: Watcher::default(),
             stop: Watcher::default(),
             stopping: Cell::new(false),
@@ -272,6 +229,16 @@ impl Shard {
         result
     }
 
+    /// Tells shard 0 something; that shard itself at once.
+    pub async fn tell_first(&self, message: fn(&Shard)) {
+        if self.id == 0 {
+            return message(self);
+        }
+        let mut sender = self.senders.borrow()[0].clone();
+        // A shard that has ended needs no message.
+        let _ = sender.send(Box::new(move |first| message(first))).await;
+    }
+
     // ---- metadata and partitions -------------------------------------------------------------
 
     /// The metadata image that this shard answers from.
@@ -296,6 +263,22 @@ impl Shard {
     /// The shard that owns a partition.
     pub fn owner(&self, topic: &str, partition: i32) -> usize {
         owner_shard(topic, partition, self.shard_count())
+    }
+
+    /// The shards whose partitions and groups clients look for at the node of this one.
+    pub fn shards_of_node(&self) -> std::ops::Range<usize> {
+        if self.broker.config.ringlog.shards_as_brokers {
+            self.id..self.id + 1
+        } else {
+            0..self.shard_count()
+        }
+    }
+
+    /// A part of a request goes to its owner.
+    pub fn count_hop(&self, owner: usize) {
+        if owner != self.id {
+            self.counters.hops.update(|hops| hops + 1);
+        }
     }
 
     /// The partition, if it lives on this shard and is open.

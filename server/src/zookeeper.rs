@@ -9,6 +9,7 @@
 pub mod acl;
 pub mod config;
 mod connection;
+mod doors;
 pub mod jute;
 pub mod node;
 pub mod path;
@@ -30,7 +31,7 @@ use std::thread::{self, JoinHandle};
 use crate::logging;
 use config::ZookeeperConfig;
 use store::StoreError;
-use tokio::sync::watch as stop;
+use tokio::sync::{oneshot, watch as stop};
 
 /// Why the service did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +66,18 @@ pub enum ZookeeperError {
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    own_address: SocketAddr,
+    /// Until the others are let in.
+    held: Option<Hold>,
     stop: stop::Sender<bool>,
     thread: Option<JoinHandle<Result<(), ZookeeperError>>>,
+}
+
+/// The other end of [`doors::Held`].
+#[derive(Debug)]
+struct Hold {
+    release: Option<oneshot::Sender<()>>,
+    settled: mpsc::Receiver<()>,
 }
 
 /// Starts the service; when it returns, clients can connect.
@@ -74,6 +85,30 @@ pub struct Running {
 /// # Errors
 /// What kept it from starting, where, and what to do.
 pub fn start(config: ZookeeperConfig) -> Result<Running, ZookeeperError> {
+    run(config, None, None)
+}
+
+/// Starts the service for this process alone, which comes by [`Running::own_address`]. Others wait for
+/// [`Running::let_others_in`], and nothing is durable before.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_held(config: ZookeeperConfig) -> Result<Running, ZookeeperError> {
+    let (release, released) = oneshot::channel();
+    let (done, settled) = mpsc::channel();
+    let held = doors::Held {
+        release: released,
+        settled: done,
+    };
+    let release = Some(release);
+    run(config, Some(held), Some(Hold { release, settled }))
+}
+
+fn run(
+    config: ZookeeperConfig,
+    held: Option<doors::Held>,
+    hold: Option<Hold>,
+) -> Result<Running, ZookeeperError> {
     let (stop, told) = stop::channel(false);
     let (ready, bound) = mpsc::channel();
     let body = move || {
@@ -81,21 +116,23 @@ pub fn start(config: ZookeeperConfig) -> Result<Running, ZookeeperError> {
             .enable_all()
             .build();
         let runtime = runtime.map_err(ZookeeperError::Thread)?;
-        let announce = move |address| {
+        let announce = move |address, own_address| {
             // The receiver waits for exactly this.
-            let _ = ready.send(address);
+            let _ = ready.send((address, own_address));
         };
-        runtime.block_on(server::run(config, announce, told))
+        runtime.block_on(server::run(config, held, announce, told))
     };
     let thread = thread::Builder::new()
         .name("zookeeper".to_owned())
         .spawn(body);
     let thread = thread.map_err(ZookeeperError::Thread)?;
     match bound.recv() {
-        Ok(address) => {
+        Ok((address, own_address)) => {
             logging::zookeeper_ready(&address.ip().to_string(), address.port());
             Ok(Running {
                 address,
+                own_address,
+                held: hold,
                 stop,
                 thread: Some(thread),
             })
@@ -114,6 +151,37 @@ impl Running {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where this process reaches it, before all others.
+    #[must_use]
+    pub fn own_address(&self) -> SocketAddr {
+        self.own_address
+    }
+
+    /// Makes what this process has done durable, and lets others in then; does not wait for either.
+    pub fn let_others_in(&mut self) {
+        if let Some(release) = self.held.as_mut().and_then(|hold| hold.release.take()) {
+            // If it has ended, who waits for it learns that.
+            let _ = release.send(());
+        }
+    }
+
+    /// Waits until what was done before [`Running::let_others_in`] is durable.
+    ///
+    /// # Errors
+    /// What has ended the service.
+    pub fn wait_until_durable(&mut self) -> Result<(), ZookeeperError> {
+        let Some(hold) = self.held.take() else {
+            return Ok(());
+        };
+        match hold.settled.recv() {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                let ended = self.thread.take().map_or(Ok(()), join);
+                Err(ended.err().unwrap_or(ZookeeperError::Fault))
+            }
+        }
     }
 
     /// Whether it has ended by itself; [`Running::wait`] then says why.

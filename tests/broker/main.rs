@@ -21,6 +21,7 @@ mod pipelining;
 mod produce_fetch;
 mod retention;
 mod scene;
+mod shards_as_brokers;
 mod stages;
 mod startup;
 mod topics;

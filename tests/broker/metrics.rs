@@ -19,7 +19,7 @@ pub(crate) fn ask(address: SocketAddr, head: &str) -> String {
     answer
 }
 
-fn value(text: &str, series: &str) -> f64 {
+pub(crate) fn value(text: &str, series: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(series));
     let value = line.and_then(|value| value.trim().parse().ok());
     value.unwrap_or_else(|| panic!("no {series} in\n{text}"))

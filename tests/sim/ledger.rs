@@ -783,6 +783,19 @@ impl Ledger {
             attempt.promise = now;
             format!("c{}", attempt.token) == metadata
         });
+        let token = metadata
+            .strip_prefix('c')
+            .and_then(|token| token.parse().ok());
+        if let Some(token) = token.filter(|_| commits.attempts.is_empty()) {
+            // One of before, which a cut has brought back: it is what must stay now.
+            commits.attempts.push(Attempt {
+                token,
+                offset,
+                answered: Some(0),
+                sent: 0,
+                promise: now,
+            });
+        }
         self.count("committed offsets reconciled", 1);
     }
 }

@@ -142,6 +142,17 @@ impl Node {
     }
 }
 
+fn bound(address: SocketAddr) -> BoundListener {
+    BoundListener {
+        name: "PLAINTEXT".to_owned(),
+        address,
+        advertised: Advertised {
+            host: None,
+            port: 0,
+        },
+    }
+}
+
 /// The life of the process' main thread.
 async fn run(
     ios: &[Io],
@@ -152,23 +163,20 @@ async fn run(
     let io = &ios[0];
     let config = &shared.config;
     let mut random = fastrand::Rng::with_seed(seed);
-    boot::create_directories_of(io, config).await?;
+    let names = boot::create_directories_of(io, config).await?;
+    names.sync(io).await?;
     Ballast::new(config).release(io).await;
     let (listener, address) = io.listen(LISTENER, 50).map_err(|error| error.to_string())?;
-    let bound = BoundListener {
-        name: "PLAINTEXT".to_owned(),
-        address,
-        advertised: Advertised {
-            host: None,
-            port: 0,
-        },
-    };
     let ensemble = Ensemble::Simulated(zookeeper.clone(), io.clone());
     let cluster = Cluster::read(&ensemble).await?;
     let found = boot::find(io, config, &cluster, &mut random.fork()).await?;
     cluster::enroll(&ensemble, config, &found).await?;
     let (image, partitions) = (Arc::new(found.image), Arc::new(found.partitions));
-    let broker = Arc::new(Broker::new(config.clone(), found.cluster_id, vec![bound]));
+    let broker = Arc::new(Broker::new(
+        config.clone(),
+        found.cluster_id,
+        vec![vec![bound(address)]],
+    ));
     room::look(io, &broker).await;
     let mut mesh = Mesh::new(config.ringlog.cores);
     for (id, shard_io) in ios[1..].iter().enumerate() {

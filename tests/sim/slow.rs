@@ -86,7 +86,7 @@ async fn clients(crowd: Crowd, answered: Rc<Cell<u32>>) {
         let before = crowd.now();
         let metadata = other.call(12, &all_topics()).await;
         assert_eq!(metadata.expect("an answer").topics[0].error_code, 0);
-        let versions = other.call(3, &ApiVersionsRequest::default()).await;
+        let versions = other.call(2, &ApiVersionsRequest::default()).await;
         assert_eq!(versions.expect("an answer").error_code, 0);
         let latest = other.call(5, &latest()).await.expect("an answer");
         assert_eq!(latest.topics[0].partitions[0].error_code, 0);

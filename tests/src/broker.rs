@@ -271,6 +271,13 @@ impl Broker {
         let started = self.own_process_mut().start(&address);
         assert_eq!(started, self.address, "the port after a restart");
     }
+
+    /// Starts again on the same directory, with other settings and on another port.
+    pub fn restart_with(&mut self, options: Options) {
+        let process = self.own_process_mut();
+        process.options = options;
+        self.address = process.start("127.0.0.1:0");
+    }
 }
 
 impl Process {

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_protocol::ResponseError;
 use ringlog_tests::broker::{Directory, binary, foreign, wait_for};
@@ -29,7 +29,7 @@ struct Small {
 }
 
 impl Small {
-    fn start(disk: &Path, output: &Path) -> Small {
+    fn start(disk: &Path, output: &Path, retention_check_ms: u32) -> Small {
         let port_file = output.join("port");
         let _ = fs::remove_file(&port_file);
         let log = output.join("log");
@@ -56,7 +56,10 @@ impl Small {
                 "1048576",
             ])
             .args(["--override", "ringlog.disk.reserve.bytes=8388608"])
-            .args(["--override", "log.retention.check.interval.ms=100"])
+            .arg("--override")
+            .arg(format!(
+                "log.retention.check.interval.ms={retention_check_ms}"
+            ))
             .arg("--data-dir")
             .arg(disk.join("data"))
             .arg("--port-file")
@@ -85,6 +88,34 @@ impl Small {
 
     fn connect(&self) -> Client {
         Client::connect(self.address)
+    }
+
+    /// Waits until the shard has slept for longer than it pauses between two looks at the disk.
+    fn wait_for_rest(&self) {
+        let mut last = (0, Instant::now());
+        wait_for("a shard at rest", PATIENCE, || {
+            let turns = self.turns();
+            if turns != last.0 {
+                last = (turns, Instant::now());
+            }
+            (last.1.elapsed() > Duration::from_secs(3)).then_some(())
+        });
+    }
+
+    /// How often the shard's thread has gone to sleep.
+    fn turns(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let is_shard = |task: &PathBuf| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "ringlog-0")
+        };
+        let shard = tasks.flatten().map(|task| task.path()).find(is_shard);
+        let status = fs::read_to_string(shard.expect("it runs").join("status"));
+        let status = status.expect("it runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let count = line.and_then(|count| count.trim().parse().ok());
+        count.expect("a count")
     }
 
     fn stop(mut self) {
@@ -148,7 +179,7 @@ fn records_are_refused_and_everything_else_goes_on() {
     };
     let disk = PathBuf::from(disk);
     let output = Directory::new();
-    let small = Small::start(&disk, output.path());
+    let small = Small::start(&disk, output.path(), 100);
     let mut client = small.connect();
     create_topic(&mut client, "kept", 1, &[]);
     create_topic(&mut client, "going", 1, &[("segment.bytes", "1048576")]);
@@ -203,7 +234,7 @@ fn records_are_refused_and_everything_else_goes_on() {
     wait_until_taken(&mut client, "late");
     small.stop();
     let filler = fill(&disk);
-    let small = Small::start(&disk, output.path());
+    let small = Small::start(&disk, output.path(), 300_000);
     let mut client = small.connect();
     wait_for("the topic", PATIENCE, || topic_id(&mut client, "late"));
     assert_eq!(
@@ -213,7 +244,20 @@ fn records_are_refused_and_everything_else_goes_on() {
     assert_eq!(fetch_all(&mut client, "late", 0).len(), 1);
     fs::remove_file(&filler).expect("ours");
     wait_until_taken(&mut client, "late");
+    first_append_looks_itself(&small, &mut client, &disk);
     assert!(!small.log().contains("panicked"), "{}", small.log());
+}
+
+/// The disk is filled while nobody looks.
+fn first_append_looks_itself(small: &Small, client: &mut Client, disk: &Path) {
+    small.wait_for_rest();
+    let filler = fill(disk);
+    assert_eq!(
+        send(client, "late"),
+        ResponseError::KafkaStorageError.code()
+    );
+    fs::remove_file(&filler).expect("ours");
+    wait_until_taken(client, "late");
 }
 
 /// Runs this test again with a small disk; `None` where that is not permitted.

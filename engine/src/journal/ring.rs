@@ -154,6 +154,9 @@ pub(super) async fn remove_files(
     last: Option<PathBuf>,
 ) -> Result<(), JournalError> {
     for paths in [older, last.into_iter().collect()] {
+        if paths.is_empty() {
+            continue;
+        }
         for path in &paths {
             let removed = io.remove_file(path).await;
             removed.map_err(JournalError::io("remove", path))?;
@@ -248,6 +251,7 @@ impl Shared {
 
 /// The preparer: a task for as long as the journal lives.
 pub(super) async fn prepare_files(shared: Rc<Shared>) {
+    name_first_file(&shared).await;
     loop {
         let wanted = shared.change.until(|| {
             let mut ring = shared.ring.borrow_mut();
@@ -276,6 +280,23 @@ pub(super) async fn prepare_files(shared: Rc<Shared>) {
     }
     shared.ring.borrow_mut().preparer_stopped = true;
     shared.change.notify();
+}
+
+/// The first file's name is durable before a group waits for it, most often.
+async fn name_first_file(shared: &Shared) {
+    let options = &shared.options;
+    let synced = shared.io.sync_directory(&options.directory).await;
+    if let Err(error) = synced {
+        let error = JournalError::io("sync", &options.directory)(error);
+        return shared.poison(&error.to_string());
+    }
+    let first = options.directory.join(file_name(options.shard, 0));
+    let mut ring = shared.ring.borrow_mut();
+    let Ring { spare, active, .. } = &mut *ring;
+    let files = spare.iter_mut().chain(active);
+    for file in files.filter(|file| file.path == first) {
+        file.entry_durable = true;
+    }
 }
 
 async fn prepare(shared: &Shared, slot: u64) -> Result<RingFile, JournalError> {

@@ -181,6 +181,21 @@ impl Opener<'_> {
             // synced before, and zeros would be read before the next segment.
             let may_be_untrimmed =
                 self.config.preallocate && !self.opening.clean && i + 1 == first_scanned;
+            // One that was rolled exactly at the recovery point need not have index files yet, or has
+            // those of a clean stop when it had less.
+            let is_last_below = !self.opening.clean
+                && i + 1 == first_scanned
+                && bases[first_scanned] == recovery_point;
+            let next = bases.get(i + 1).copied();
+            if is_last_below
+                && self
+                    .load_clean_tail(*base_offset, &file, size, next)
+                    .await?
+            {
+                let rolled = self.segments.last_mut().expect("just loaded");
+                rolled.finish_indexes();
+                continue;
+            }
             if i < first_scanned && !may_be_untrimmed {
                 if size == 0 {
                     self.refuse_emptied(*base_offset, bases[i + 1]).await?;
@@ -189,10 +204,13 @@ impl Opener<'_> {
                 continue;
             }
             let is_sound = self.opening.clean || i < first_scanned;
-            if is_sound && self.load_clean_tail(*base_offset, &file, size).await? {
+            if is_sound
+                && self
+                    .load_clean_tail(*base_offset, &file, size, next)
+                    .await?
+            {
                 continue;
             }
-            let next = bases.get(i + 1).copied();
             if !self
                 .recover(*base_offset, &file, size, next, visitor)
                 .await?
@@ -283,6 +301,7 @@ impl Opener<'_> {
         base_offset: i64,
         file: &File,
         size: u32,
+        next: Option<i64>,
     ) -> Result<bool, LogError> {
         let indexes = read_indexes(self.io(), self.directory, base_offset, size).await?;
         let Some(indexes) = indexes else {
@@ -315,6 +334,7 @@ impl Opener<'_> {
         let fits = next_offset - base_offset <= 1 + i64::from(i32::MAX);
         // The base offset of the last batch has no checksum, and no batch behind it to contradict.
         let is_late = has_gap && self.known_end().is_some_and(|end| next_offset > end);
+        let is_late = is_late || next.is_some_and(|next| next_offset > next);
         if is_beyond || !fits || is_late {
             return Ok(false);
         }
@@ -443,12 +463,20 @@ impl Opener<'_> {
             damage.next_offset = Some(recovery_point);
         }
         // After a crash the header must show that nothing is missing up to the recovery point.
-        if is_last && !clean && damage.kind == DamageKind::Crc {
+        if is_last && !clean && matches!(damage.kind, DamageKind::Crc | DamageKind::OffsetOrder) {
             let header = scanner.header(damage.position).await.ok();
             let is_end = header.is_some_and(|header| {
-                damage.position + header.size_in_bytes() as u64 == file_end
-                    && header.base_offset >= damage.offset
-                    && header.next_offset() == recovery_point
+                let count = header.next_offset() - header.base_offset;
+                let is_whole = damage.position + header.size_in_bytes() as u64 == file_end;
+                let is_due = match damage.kind {
+                    // The base offset is what is wrong, and the rest of the header is not.
+                    DamageKind::OffsetOrder => damage.offset + count <= recovery_point,
+                    _ => {
+                        header.base_offset >= damage.offset
+                            && header.next_offset() == recovery_point
+                    }
+                };
+                is_whole && is_due
             });
             damage.next_offset = is_end.then_some(recovery_point);
         }

@@ -39,20 +39,27 @@ impl Cluster {
     /// ZooKeeper's silence, or the node that makes no sense.
     pub async fn read(ensemble: &Ensemble) -> Result<Cluster, String> {
         let failed = |error: EnsembleError| error.to_string();
-        let id = match ensemble.get(znode::CLUSTER_ID).await.map_err(failed)? {
+        let children = async |path| ensemble.children(path).await.map_err(failed);
+        let (id, topics, topic_configs, broker_configs, deletions) = futures_util::try_join!(
+            async { ensemble.get(znode::CLUSTER_ID).await.map_err(failed) },
+            children(znode::TOPICS),
+            children(znode::TOPIC_CONFIGS),
+            children(znode::BROKER_CONFIGS),
+            children(znode::DELETIONS),
+        )?;
+        let id = match id {
             Some(node) => {
                 let id = znode::decode_cluster_id(&node.data);
                 Some(id.map_err(|error| format!("{}: {error}", znode::CLUSTER_ID))?)
             }
             None => None,
         };
-        let children = async |path| ensemble.children(path).await.map_err(failed);
         Ok(Cluster {
             id,
-            topics: children(znode::TOPICS).await?,
-            topic_configs: children(znode::TOPIC_CONFIGS).await?,
-            broker_configs: children(znode::BROKER_CONFIGS).await?,
-            deletions: children(znode::DELETIONS).await?.into_keys().collect(),
+            topics,
+            topic_configs,
+            broker_configs,
+            deletions: deletions.into_keys().collect(),
         })
     }
 }

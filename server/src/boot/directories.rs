@@ -1,39 +1,61 @@
 //! The data directory before anything is read of it: made if it is missing, refused if it is somebody
 //! else's.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
+use futures_util::future;
 use ringlog_engine::io::{DirectoryEntry, Io};
 use ringlog_engine::log::directory::{self, META_PROPERTIES_FILE, PartitionDirectory};
 
 use crate::config::BrokerConfig;
 
-/// Creates the directories that are missing, durably, and looks whether the log directories may be
-/// used at all, before anything is written into them.
+/// Directories with names in them that may not be durable yet.
+#[derive(Debug, Default)]
+#[must_use = "the names are to be made durable before `meta.properties` is there"]
+pub struct Names {
+    parents: BTreeSet<PathBuf>,
+}
+
+impl Names {
+    /// Makes them durable, all at once.
+    ///
+    /// # Errors
+    /// Which directory cannot be synced, and why.
+    pub async fn sync(self, io: &Io) -> Result<(), String> {
+        let syncs = self.parents.iter().map(|parent| sync(io, parent));
+        future::try_join_all(syncs).await.map(drop)
+    }
+}
+
+/// Creates the directories that are missing, and looks whether the log directories may be used at all,
+/// before anything is written into them. The names of the last two levels may not be durable at return.
 ///
 /// # Errors
 /// Which one is unusable, and why.
-pub async fn create_directories_of(io: &Io, config: &BrokerConfig) -> Result<(), String> {
+pub async fn create_directories_of(io: &Io, config: &BrokerConfig) -> Result<Names, String> {
+    let mut names = Names::default();
     refuse_foreign_data(io, &config.ringlog.data_dir).await?;
     for log_directory in &config.log_dirs {
-        create_directories(io, log_directory).await?;
+        create_directories(io, log_directory, &mut names).await?;
         refuse_foreign(io, log_directory).await?;
     }
-    create_directories(io, &config.ringlog.journal_dir).await
+    create_directories(io, &config.ringlog.journal_dir, &mut names).await?;
+    Ok(names)
 }
 
-/// One level after the other, each synced before the next: a start that was killed can have left at
-/// most the last one that exists without a durable name.
-async fn create_directories(io: &Io, path: &Path) -> Result<(), String> {
+/// One level after the other, each synced before the next, but for the last two: those are what a start
+/// that was killed can have left without a durable name. So the names of the last two are synced at
+/// each start that finds no `meta.properties`, which is written only after them.
+async fn create_directories(io: &Io, path: &Path, names: &mut Names) -> Result<(), String> {
     let mut missing = Vec::new();
+    let mut has_identity = false;
     let mut next = Some(path);
     while let Some(directory) = next.filter(|directory| !directory.as_os_str().is_empty()) {
         match io.list_directory(directory).await {
             Ok(entries) => {
                 let is_identity = |entry: &DirectoryEntry| entry.name == META_PROPERTIES_FILE;
-                if directory != path || !entries.iter().any(is_identity) {
-                    sync_name(io, directory).await?;
-                }
+                has_identity = directory == path && entries.iter().any(is_identity);
                 break;
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => missing.push(directory),
@@ -41,22 +63,36 @@ async fn create_directories(io: &Io, path: &Path) -> Result<(), String> {
         }
         next = directory.parent();
     }
+    if has_identity {
+        return Ok(());
+    }
+    let last = [Some(path), path.parent()];
     for directory in missing.into_iter().rev() {
         io.create_directory(directory)
             .await
             .map_err(|error| unusable(directory, &error))?;
-        sync_name(io, directory).await?;
+        if !last.contains(&Some(directory))
+            && let Some(parent) = parent(directory)
+        {
+            sync(io, parent).await?;
+        }
     }
+    let parents = last.into_iter().flatten().filter_map(parent);
+    names.parents.extend(parents.map(Path::to_owned));
     Ok(())
 }
 
-/// Makes the name of a directory durable.
-async fn sync_name(io: &Io, directory: &Path) -> Result<(), String> {
-    let parent = match directory.parent() {
-        None => return Ok(()),
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-    };
+/// The directory that a directory's name stands in.
+fn parent(directory: &Path) -> Option<&Path> {
+    match directory.parent() {
+        Some(parent) if parent.as_os_str().is_empty() && !directory.as_os_str().is_empty() => {
+            Some(Path::new("."))
+        }
+        parent => parent,
+    }
+}
+
+async fn sync(io: &Io, parent: &Path) -> Result<(), String> {
     match io.sync_directory(parent).await {
         // Whose parent we may not read is not of our making.
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),

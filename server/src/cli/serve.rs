@@ -48,6 +48,10 @@ pub struct ServeFlags {
     /// Number of shards, each a pinned thread [env: RINGLOG_CORES] [ringlog.cores]
     #[arg(long, value_name = "N")]
     pub cores: Option<String>,
+    /// Show every shard as a broker of its own, with the next node id and port
+    /// [env: RINGLOG_SHARDS_AS_BROKERS] [ringlog.shards.as.brokers]
+    #[arg(long)]
+    pub shards_as_brokers: bool,
     /// I/O driver: auto, uring or poll [env: RINGLOG_IO] [ringlog.io]
     #[arg(long, value_name = "DRIVER")]
     pub io: Option<String>,
@@ -90,6 +94,10 @@ impl ServeFlags {
             ("ringlog.zookeeper.port", self.zookeeper_port),
             ("ringlog.http.listen", self.http),
             ("ringlog.cores", self.cores),
+            (
+                "ringlog.shards.as.brokers",
+                self.shards_as_brokers.then(|| "true".to_owned()),
+            ),
             ("ringlog.io", self.io),
             ("ringlog.durability", self.durability),
             ("ringlog.journal.bytes", self.journal_bytes),

@@ -46,6 +46,11 @@ pub static OWN_FLAGS: &[OwnFlag] = &[
         "RINGLOG_JOURNAL_FILE_BYTES",
     ),
     own(
+        "ringlog.shards.as.brokers",
+        "--shards-as-brokers",
+        "RINGLOG_SHARDS_AS_BROKERS",
+    ),
+    own(
         "ringlog.open.files.max",
         "--open-files-max",
         "RINGLOG_OPEN_FILES_MAX",

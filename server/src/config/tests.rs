@@ -296,6 +296,32 @@ fn malformed_value_is_an_error_with_its_place_and_what_is_right() {
 }
 
 #[test]
+fn shards_that_are_brokers_need_ports_and_node_ids_of_their_own() {
+    let on = "ringlog.shards.as.brokers=true";
+    let config = overriding(&[on, "ringlog.cores=3", "broker.id=7"]);
+    let config = config.expect("enough of both").config;
+    assert_eq!((config.node_count(), config.node_of(2)), (3, 9));
+    assert!(config.is_own_node(9) && !config.is_own_node(10) && !config.is_own_node(6));
+    let off = overriding(&["ringlog.cores=3"])
+        .expect("the default")
+        .config;
+    assert_eq!(
+        (off.node_count(), off.node_of(2), off.is_own_node(1)),
+        (1, 0, false)
+    );
+    let refused = |listeners: &str, part: &str| {
+        let listeners = format!("listeners={listeners}");
+        let map = "listener.security.protocol.map=A:PLAINTEXT,B:PLAINTEXT";
+        let inter = "inter.broker.listener.name=A";
+        let error = overriding(&[on, "ringlog.cores=3", map, inter, &listeners]);
+        let error = error.map(drop).expect_err(part).to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    refused("A://:9092,B://:9094", "9094 need 3 ports each");
+    refused("A://:65534", "65534");
+}
+
+#[test]
 fn all_errors_are_told_at_once() {
     let error = overriding(&["num.partitions=0", "ringlog.cores=0", "fetch.max.bytes=1"]);
     let error = error.expect_err("three errors");

@@ -12,9 +12,11 @@ use tokio::time::{Instant, sleep};
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, Stat};
 
 use super::{Identity, RETRY};
-use crate::metadata::znode;
+use crate::metadata::znode::{self, RegisteredEndPoint};
 
 const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
+/// Sessions of this broker that are noted: more starts in a row are not killed before they have ended.
+const SESSIONS_NOTED: usize = 32;
 const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
 
 /// The client, below the chroot, which is made if it is missing.
@@ -48,13 +50,12 @@ pub(super) async fn register(client: &Client, identity: &Identity) -> Result<i32
     remove_predecessor(client, identity).await.map_err(failed)?;
     note_session(client, identity)?;
     refuse_others(client, identity).await?;
-    claim(
-        client,
-        identity,
-        &format!("{}/{}", znode::BROKER_IDS, identity.node_id),
-    )
-    .await?;
-    claim(client, identity, znode::CONTROLLER).await
+    let nodes = identity.nodes.iter().zip(identity.node_id..);
+    for (end_points, id) in nodes {
+        let path = format!("{}/{id}", znode::BROKER_IDS);
+        claim(client, identity, &Place::Node(path, end_points)).await?;
+    }
+    claim(client, identity, &Place::Controller).await
 }
 
 /// All at once: a session's requests are carried out in their order, parents first, and what
@@ -78,15 +79,17 @@ async fn create_if_missing(client: &Client, path: &str) -> Result<(), Error> {
 }
 
 async fn remove_predecessor(client: &Client, identity: &Identity) -> Result<(), Error> {
-    let noted = std::fs::read_to_string(&identity.session_file).unwrap_or_default();
-    let Ok(predecessor) = noted.trim().parse::<i64>() else {
+    let predecessors = noted_sessions(identity);
+    if predecessors.is_empty() {
         return Ok(());
-    };
-    let registration = format!("{}/{}", znode::BROKER_IDS, identity.node_id);
-    for path in [registration.as_str(), znode::CONTROLLER] {
-        let stat = client.check_stat(path).await?;
-        if stat.is_some_and(|stat| stat.ephemeral_owner == predecessor) {
-            match client.delete(path, None).await {
+    }
+    // It may have been more nodes than this start makes.
+    let ids = client.list_children(znode::BROKER_IDS).await?;
+    let registrations = ids.iter().map(|id| format!("{}/{id}", znode::BROKER_IDS));
+    for path in registrations.chain([znode::CONTROLLER.to_owned()]) {
+        let stat = client.check_stat(&path).await?;
+        if stat.is_some_and(|stat| predecessors.contains(&stat.ephemeral_owner)) {
+            match client.delete(&path, None).await {
                 Ok(()) | Err(Error::NoNode) => {}
                 Err(error) => return Err(error),
             }
@@ -95,11 +98,27 @@ async fn remove_predecessor(client: &Client, identity: &Identity) -> Result<(), 
     Ok(())
 }
 
-/// Before the first ephemeral: otherwise a crash in between would leave one without an owner's note.
+/// The sessions of earlier runs, the newest first.
+fn noted_sessions(identity: &Identity) -> Vec<i64> {
+    let noted = std::fs::read_to_string(&identity.session_file).unwrap_or_default();
+    noted
+        .lines()
+        .map_while(|line| line.trim().parse().ok())
+        .collect()
+}
+
+/// Before the first ephemeral: otherwise a crash in between would leave one without an owner's note. Earlier
+/// ones stay noted: that theirs were removed may be forgotten by a ZooKeeper in this process that is killed
+/// before its start has ended.
 fn note_session(client: &Client, identity: &Identity) -> Result<(), String> {
     let path = &identity.session_file;
-    let text = format!("{}\n", client.session_id().0);
-    std::fs::write(path, text).map_err(|error| {
+    let mut sessions = vec![client.session_id().0];
+    sessions.extend(noted_sessions(identity));
+    sessions.truncate(SESSIONS_NOTED);
+    let text: String = sessions.iter().map(|id| format!("{id}\n")).collect();
+    let beside = path.with_extension("tmp");
+    let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path));
+    written.map_err(|error| {
         format!(
             "cannot write {}: {error}\n   | the data directory must be writable",
             path.display()
@@ -112,8 +131,10 @@ fn note_session(client: &Client, identity: &Identity) -> Result<(), String> {
 async fn refuse_others(client: &Client, identity: &Identity) -> Result<(), String> {
     let ids = client.list_children(znode::BROKER_IDS).await;
     let ids = ids.map_err(|error| format!("{}: {error}", znode::BROKER_IDS))?;
-    let own = identity.node_id.to_string();
-    let Some(other) = ids.iter().find(|id| **id != own) else {
+    let nodes = i32::try_from(identity.nodes.len()).unwrap_or(i32::MAX);
+    let own = identity.node_id..identity.node_id.saturating_add(nodes);
+    let is_own = |id: &String| id.parse().is_ok_and(|id: i32| own.contains(&id));
+    let Some(other) = ids.iter().find(|id| !is_own(id)) else {
         return Ok(());
     };
     let connect = &identity.connect;
@@ -127,13 +148,14 @@ async fn refuse_others(client: &Client, identity: &Identity) -> Result<(), Strin
 
 /// Creates one of the two ephemeral nodes; waits for one that a dead session of this very broker
 /// has left, until it must have expired. Gives the controller's epoch, if that is what it is about.
-async fn claim(client: &Client, identity: &Identity, path: &str) -> Result<i32, String> {
+async fn claim(client: &Client, identity: &Identity, place: &Place<'_>) -> Result<i32, String> {
+    let path = place.path();
     let until = Instant::now() + identity.session_timeout * 2;
     let mut is_said = false;
     loop {
-        let created = match path {
-            znode::CONTROLLER => elect(client, identity).await,
-            _ => register_id(client, identity, path).await,
+        let created = match place {
+            Place::Controller => elect(client, identity).await,
+            Place::Node(path, end_points) => register_id(client, identity, path, end_points).await,
         };
         match created {
             Ok(epoch) => return Ok(epoch),
@@ -150,7 +172,7 @@ async fn claim(client: &Client, identity: &Identity, path: &str) -> Result<i32, 
             return Ok(0);
         }
         let text = String::from_utf8_lossy(&data).into_owned();
-        if !is_own(&text, identity, path) || Instant::now() > until {
+        if !place.is_own(&text, identity) || Instant::now() > until {
             return Err(format!(
                 "broker {} is registered already, by session {:#x}: {path} is {text}\n   | stop the \
                  other broker, or give this one another broker.id",
@@ -169,19 +191,43 @@ async fn claim(client: &Client, identity: &Identity, path: &str) -> Result<i32, 
     }
 }
 
-/// Whether the node speaks of this broker: the same end points, which are bound by this process.
-fn is_own(text: &str, identity: &Identity, path: &str) -> bool {
-    let node: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-    if path == znode::CONTROLLER {
-        return node["brokerid"] == identity.node_id;
-    }
-    let ours: serde_json::Value =
-        serde_json::from_slice(&znode::broker(&identity.end_points, 0)).unwrap_or_default();
-    node["endpoints"] == ours["endpoints"]
+/// One of the ephemeral nodes.
+enum Place<'a> {
+    /// `/brokers/ids/<id>`, with its end points.
+    Node(String, &'a [RegisteredEndPoint]),
+    /// `/controller`.
+    Controller,
 }
 
-async fn register_id(client: &Client, identity: &Identity, path: &str) -> Result<i32, Error> {
-    let data = znode::broker(&identity.end_points, wall_ms());
+impl Place<'_> {
+    fn path(&self) -> &str {
+        match self {
+            Place::Node(path, _) => path,
+            Place::Controller => znode::CONTROLLER,
+        }
+    }
+
+    /// Whether the node speaks of this broker: the same end points, which are bound by this process.
+    fn is_own(&self, text: &str, identity: &Identity) -> bool {
+        let node: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        match self {
+            Place::Controller => node["brokerid"] == identity.node_id,
+            Place::Node(_, end_points) => {
+                let ours = znode::broker(end_points, None, 0);
+                let ours: serde_json::Value = serde_json::from_slice(&ours).unwrap_or_default();
+                node["endpoints"] == ours["endpoints"]
+            }
+        }
+    }
+}
+
+async fn register_id(
+    client: &Client,
+    identity: &Identity,
+    path: &str,
+    end_points: &[RegisteredEndPoint],
+) -> Result<i32, Error> {
+    let data = znode::broker(end_points, identity.rack.as_deref(), wall_ms());
     client.create(path, &data, &EPHEMERAL).await?;
     Ok(0)
 }

@@ -74,6 +74,7 @@ async fn ask(client: &Client, request: &Request) -> Result<Answer, At> {
         Request::Get(path) => get(client, path).await.map(Answer::Node),
         Request::Children(path) => children(client, path).await.map(Answer::Nodes),
         Request::Create(nodes) => create(client, nodes).await.map(Answer::Done),
+        Request::CreateTogether(nodes) => create_together(client, nodes).await.map(Answer::Done),
         Request::CreateSequential(prefix, data) => {
             let created = client.create(prefix, data, &SEQUENTIAL).await;
             created.map_err(|error| At(prefix.clone(), error))?;
@@ -125,7 +126,8 @@ async fn children(client: &Client, path: &str) -> Result<BTreeMap<String, Znode>
     Ok(nodes)
 }
 
-/// Many at once if none of them is there, else one after the other.
+/// Many in one transaction if none of them is there, else each by itself: a session's requests are carried
+/// out in their order, parents first.
 async fn create(client: &Client, nodes: &[(String, Bytes)]) -> Result<bool, At> {
     let mut are_new = true;
     let mut rest = nodes;
@@ -141,8 +143,11 @@ async fn create(client: &Client, nodes: &[(String, Bytes)]) -> Result<bool, At> 
         if create_together(client, chunk).await? {
             continue;
         }
-        for (path, data) in chunk {
-            match client.create(path, data, &PERSISTENT).await {
+        let creations = chunk
+            .iter()
+            .map(|(path, data)| client.create(path, data, &PERSISTENT));
+        for ((path, _), created) in chunk.iter().zip(future::join_all(creations).await) {
+            match created {
                 Ok(_) => {}
                 Err(Error::NodeExists) => are_new = false,
                 Err(error) => return Err(At(path.clone(), error)),

@@ -155,11 +155,12 @@ async fn alter_one(call: &Call, wish: Wish, validate_only: bool) -> Result<(), R
         TOPIC if name.is_empty() => invalid("Default topic resources are not allowed."),
         TOPIC => alter::topic_configs(shard, name, change, validate_only).await,
         BROKER => {
-            let node_id = shard.broker.config.node_id;
+            let config = &shard.broker.config;
+            let node_id = config.node_id;
             let is_this_broker = !name.is_empty();
             match name.parse::<i32>() {
                 _ if name.is_empty() => {}
-                Ok(id) if id == node_id => {}
+                Ok(id) if config.is_own_node(id) => {}
                 Ok(_) => {
                     return invalid(format!(
                         "Unexpected broker id, expected {node_id}, but received {name}"

@@ -67,6 +67,7 @@ async fn delete_records(call: Call) -> Result<Answer, Refused> {
     for (owner, wishes) in plan {
         let asked = wishes.clone();
         let job = move |shard: Rc<Shard>| async move { delete_here(&shard, &asked).await };
+        call.shard.count_hop(owner);
         let results = call.shard.on(owner, job).await.unwrap_or_else(|_| {
             let gone = |_: &Wish| Err(ResponseError::NotLeaderOrFollower);
             wishes.iter().map(gone).collect()

@@ -40,16 +40,17 @@ pub(crate) fn handle(call: Call) -> Handled {
         }
         let broker = &call.shard.broker;
         let connection = &call.connection;
-        let (host, port) = broker.advertised(connection.listener, connection.dialled);
-        let node_id = BrokerId(broker.config.node_id);
+        let nodes = broker.nodes_for(connection.listener, connection.dialled);
         response.cluster_id = StrBytes::from_string(broker.cluster_id.clone());
-        response.controller_id = node_id;
-        response.brokers = vec![
+        response.controller_id = BrokerId(broker.config.node_id);
+        let told = nodes.into_iter().map(|node| {
             DescribeClusterBroker::default()
-                .with_broker_id(node_id)
-                .with_host(StrBytes::from_string(host))
-                .with_port(port),
-        ];
+                .with_broker_id(BrokerId(node.id))
+                .with_host(StrBytes::from_string(node.host))
+                .with_port(node.port)
+                .with_rack(node.rack.map(StrBytes::from_string))
+        });
+        response.brokers = told.collect();
         if request.include_cluster_authorized_operations {
             response.cluster_authorized_operations = CLUSTER_OPERATIONS;
         }

@@ -143,9 +143,10 @@ fn broker_configs(shard: &Shard, name: &str) -> Result<Vec<Row>, Refusal> {
 
 /// Whether a resource is this broker.
 pub(crate) fn check_broker_id(shard: &Shard, name: &str, or: &str) -> Result<(), Refusal> {
-    let node_id = shard.broker.config.node_id;
+    let config = &shard.broker.config;
+    let node_id = config.node_id;
     let message = match name.parse::<i32>() {
-        Ok(id) if id == node_id => return Ok(()),
+        Ok(id) if config.is_own_node(id) => return Ok(()),
         Ok(_) => format!("Unexpected broker id, expected {node_id}{or} but received {name}"),
         Err(_) => format!("Broker id must be an integer, but it is: {name}"),
     };

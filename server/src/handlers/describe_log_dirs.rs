@@ -34,7 +34,7 @@ async fn describe_log_dirs(call: Call) -> Result<Answer, Refused> {
     }
     let is_all = request.topics.is_none();
     let mut by_directory: BTreeMap<PathBuf, Sizes> = BTreeMap::new();
-    for target in 0..call.shard.shard_count() {
+    for target in call.shard.shards_of_node() {
         // A shard that has stopped serves nothing any more.
         let found = call.shard.on(target, sizes_here).await.unwrap_or_default();
         for (directory, (topic, index), size) in found {

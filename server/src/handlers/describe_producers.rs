@@ -60,6 +60,7 @@ async fn producers(
         Ok(active)
     };
     let gone = |_| Err(ResponseError::NotLeaderOrFollower);
+    shard.count_hop(owner);
     shard.on(owner, job).await.unwrap_or_else(gone)
 }
 

@@ -144,6 +144,7 @@ async fn read_all(shard: &Rc<Shard>, wanted: &[Wanted], terms: &Terms) -> Vec<Fo
                 stamp(trace.as_ref(), Stage::Read, &shard.io);
                 (found, Trace::stamps(trace))
             };
+            shard.count_hop(owner);
             let (found, stamps) = shard.on(owner, job).await.unwrap_or_default();
             if let Some(trace) = &terms.trace {
                 trace.back(stamps);

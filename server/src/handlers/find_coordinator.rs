@@ -3,7 +3,7 @@
 //! - 1: key type, error message. 3: flexible. 4: several keys (KIP-699). 5: new error code of
 //!   transactions (KIP-890). 6: share groups (KIP-932).
 //!
-//! There is one broker: it. The question creates `__consumer_offsets` if it is not there.
+//! There is one broker: it; or, where shards are brokers, the shard that has the group. The question creates `__consumer_offsets` if it is not there.
 
 use std::rc::Rc;
 
@@ -16,6 +16,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use crate::dispatch::{Answer, Call, Handled, Refused};
+use crate::handlers::group;
 use crate::metadata::state::GROUP_TOPIC;
 use crate::metadata::store;
 use crate::shard::Shard;
@@ -36,33 +37,37 @@ async fn find_coordinator(call: Call) -> Result<Answer, Refused> {
         KEY_TYPE_TRANSACTION => Ok(()),
         _ => Err(ResponseError::InvalidRequest),
     };
-    let (node_id, host, port) = match result {
+    let is_group = request.key_type == KEY_TYPE_GROUP;
+    let place = |key: &str| match result {
         Ok(()) => {
+            let shard = &call.shard;
+            let owner = if is_group {
+                group::owner(shard, key)
+            } else {
+                shard.id
+            };
             let connection = &call.connection;
-            let (host, port) = call
-                .shard
+            let node = shard
                 .broker
-                .advertised(connection.listener, connection.dialled);
-            (
-                call.shard.broker.config.node_id,
-                StrBytes::from_string(host),
-                port,
-            )
+                .node_for(owner, connection.listener, connection.dialled);
+            (node.id, StrBytes::from_string(node.host), node.port)
         }
         Err(_) => (-1, StrBytes::default(), -1),
     };
-    let error_code = result.err().map_or(0, |error| error.code());
+    let error_code = result.as_ref().err().map_or(0, ResponseError::code);
     let response = if version >= 4 {
         let coordinators = request.coordinator_keys.into_iter().map(|key| {
+            let (node_id, host, port) = place(&key);
             Coordinator::default()
                 .with_key(key)
                 .with_error_code(error_code)
                 .with_node_id(BrokerId(node_id))
-                .with_host(host.clone())
+                .with_host(host)
                 .with_port(port)
         });
         FindCoordinatorResponse::default().with_coordinators(coordinators.collect())
     } else {
+        let (node_id, host, port) = place(&request.key);
         FindCoordinatorResponse::default()
             .with_error_code(error_code)
             .with_node_id(BrokerId(node_id))

@@ -29,7 +29,7 @@ use crate::shard::Shard;
 
 /// The shard of a group's coordinator; this one, if there are no groups at all yet: its
 /// coordinator owns no partition and says so.
-fn owner(shard: &Shard, group_id: &str) -> usize {
+pub(crate) fn owner(shard: &Shard, group_id: &str) -> usize {
     match shard.image().topic(GROUP_TOPIC) {
         Some(topic) => shard.owner(GROUP_TOPIC, partition_for_group(group_id, topic.partitions)),
         None => shard.id,
@@ -48,6 +48,7 @@ fn asker(call: &Call) -> Asker {
 async fn ask_on(call: &Call, target: usize, request: GroupRequest) -> Option<GroupResponse> {
     let asker = asker(call);
     let job = move |shard: Rc<Shard>| async move { ask(&shard, &asker, request).await };
+    call.shard.count_hop(target);
     call.shard.on(target, job).await.ok().flatten()
 }
 
@@ -200,13 +201,13 @@ pub(crate) fn delete_groups(call: Call) -> Handled {
     })
 }
 
-/// The groups of all shards.
+/// The groups of all shards; of this one, where each is a broker, for clients ask all brokers.
 pub(crate) fn list_groups(call: Call) -> Handled {
     Box::pin(async move {
         let request: ListGroupsRequest = call.decode()?;
         Ok(Answer::Later(Box::pin(async move {
             let mut joined = ListGroupsResponse::default();
-            for target in 0..call.shard.shard_count() {
+            for target in call.shard.shards_of_node() {
                 let asked = GroupRequest::ListGroups(request.clone());
                 let answer = ask_on(&call, target, asked).await;
                 let Some(GroupResponse::ListGroups(response)) = answer else {

@@ -78,6 +78,7 @@ async fn list_offsets(call: Call) -> Result<Answer, Refused> {
             }
             answers
         };
+        call.shard.count_hop(owner);
         let answers = call.shard.on(owner, job).await.unwrap_or_else(|_| {
             let gone = |question: Question| {
                 (

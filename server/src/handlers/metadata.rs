@@ -65,18 +65,20 @@ async fn metadata(call: Call) -> Result<Answer, Refused> {
     }
     let cluster_operations =
         (8..=10).contains(&version) && request.include_cluster_authorized_operations;
-    let (host, port) = shard
+    let nodes = shard
         .broker
-        .advertised(call.connection.listener, call.connection.dialled);
-    let node_id = BrokerId(shard.broker.config.node_id);
-    let broker = MetadataResponseBroker::default()
-        .with_node_id(node_id)
-        .with_host(StrBytes::from_string(host))
-        .with_port(port);
+        .nodes_for(call.connection.listener, call.connection.dialled);
+    let brokers = nodes.into_iter().map(|node| {
+        MetadataResponseBroker::default()
+            .with_node_id(BrokerId(node.id))
+            .with_host(StrBytes::from_string(node.host))
+            .with_port(node.port)
+            .with_rack(node.rack.map(StrBytes::from_string))
+    });
     let response = MetadataResponse::default()
-        .with_brokers(vec![broker])
+        .with_brokers(brokers.collect())
         .with_cluster_id(Some(StrBytes::from_string(shard.broker.cluster_id.clone())))
-        .with_controller_id(node_id)
+        .with_controller_id(BrokerId(shard.broker.config.node_id))
         .with_topics(topics)
         .with_cluster_authorized_operations(if cluster_operations {
             CLUSTER_OPERATIONS
@@ -129,9 +131,10 @@ fn by_id(shard: &Shard, id: Uuid) -> MetadataResponseTopic {
 }
 
 fn describe(shard: &Shard, topic: &Topic) -> MetadataResponseTopic {
-    let node_id = BrokerId(shard.broker.config.node_id);
     let image = shard.image();
     let partitions = (0..topic.partitions).map(|index| {
+        let owner = shard.owner(&topic.name, index);
+        let node_id = BrokerId(shard.broker.config.node_of(owner));
         MetadataResponsePartition::default()
             .with_partition_index(index)
             .with_leader_id(node_id)

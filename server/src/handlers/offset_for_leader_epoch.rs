@@ -72,6 +72,7 @@ async fn offset_for_leader_epoch(call: Call) -> Result<Answer, Refused> {
             }
             answers
         };
+        call.shard.count_hop(owner);
         let answers = call.shard.on(owner, job).await.unwrap_or_else(|_| {
             let gone = |_: &Question| Err(ResponseError::NotLeaderOrFollower);
             questions.iter().map(gone).collect()

@@ -151,6 +151,7 @@ async fn append_all(
             stamp(terms.trace, Stage::Append, &shard.io);
             parts.push(Part::Here(done, lsn));
         } else {
+            shard.count_hop(owner);
             stamp(terms.trace, Stage::Append, &shard.io);
             parts.push(Part::There(append_there(shard, owner, work, terms).await));
         }

@@ -14,6 +14,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+use crate::config::BrokerConfig;
 use crate::dispatch::{Call, Handled};
 use crate::metadata::controller::Refusal;
 
@@ -21,14 +22,14 @@ pub(crate) fn alter(call: Call) -> Handled {
     Box::pin(async move {
         let request: AlterPartitionReassignmentsRequest = call.decode()?;
         let image = call.shard.image();
-        let node_id = BrokerId(call.shard.broker.config.node_id);
+        let config = &call.shard.broker.config;
         let mut response = AlterPartitionReassignmentsResponse::default();
         for topic in &request.topics {
             let known = image.topic(&topic.name).map_or(0, |topic| topic.partitions);
             let partitions = topic.partitions.iter().map(|partition| {
                 let answer = ReassignablePartitionResponse::default()
                     .with_partition_index(partition.partition_index);
-                match check(partition, known, node_id) {
+                match check(partition, known, config) {
                     Ok(()) => answer,
                     Err(Refusal { error, message }) => answer
                         .with_error_code(error.code())
@@ -45,7 +46,12 @@ pub(crate) fn alter(call: Call) -> Handled {
     })
 }
 
-fn check(partition: &ReassignablePartition, known: i32, node_id: BrokerId) -> Result<(), Refusal> {
+fn check(
+    partition: &ReassignablePartition,
+    known: i32,
+    config: &BrokerConfig,
+) -> Result<(), Refusal> {
+    let is_own = |id: &BrokerId| config.is_own_node(id.0);
     let ids = |replicas: &[BrokerId]| {
         let ids: Vec<String> = replicas.iter().map(|id| id.0.to_string()).collect();
         ids.join(", ")
@@ -63,8 +69,8 @@ fn check(partition: &ReassignablePartition, known: i32, node_id: BrokerId) -> Re
             ResponseError::InvalidReplicaAssignment,
             "Empty replica list specified in partition reassignment.".to_owned(),
         ),
-        Some([id]) if *id == node_id => return Ok(()),
-        Some(replicas) if replicas.iter().all(|id| *id == node_id) => (
+        Some([id]) if is_own(id) => return Ok(()),
+        Some(replicas) if replicas.iter().all(is_own) => (
             ResponseError::InvalidReplicaAssignment,
             format!(
                 "Duplicate replica ids in partition reassignment replica list: {}",
@@ -81,7 +87,7 @@ fn check(partition: &ReassignablePartition, known: i32, node_id: BrokerId) -> Re
                 "Replica assignment has brokers that are not alive. Replica list: List({}), live \
                  broker list: Set({})",
                 ids(replicas),
-                node_id.0
+                config.node_id
             ),
         ),
     };

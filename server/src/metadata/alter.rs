@@ -34,7 +34,7 @@ pub async fn topic_configs(
 ) -> Result<(), Refusal> {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
-        let _turn = store.turnstile.enter().await;
+        let _turn = store.turn(&shard).await;
         let topic = store
             .controller
             .borrow()
@@ -65,7 +65,7 @@ pub async fn broker_configs(
 ) -> Result<(), Refusal> {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
-        let _turn = store.turnstile.enter().await;
+        let _turn = store.turn(&shard).await;
         let image = store
             .controller
             .borrow()
@@ -179,7 +179,7 @@ pub async fn partitions(
 ) -> Result<(), Refusal> {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
-        let _turn = store.turnstile.enter().await;
+        let _turn = store.turn(&shard).await;
         let topic = store.controller.borrow().plan_partitions(&wish)?;
         if validate_only {
             return Ok(());
@@ -200,9 +200,10 @@ async fn add_partitions(
     let before = store.ensemble.get(&path).await.map_err(no_ensemble)?;
     let before = before.ok_or_else(|| refused("it is gone from ZooKeeper"))?;
     let node = TopicNode::decode(&before.data).map_err(|error| refused(&error))?;
-    let node_id = shard.broker.config.node_id;
+    let config = &shard.broker.config;
+    let node_id = config.node_id;
     let first = node
-        .partitions_of(node_id)
+        .partitions_of(node_id, |id| config.is_own_node(id))
         .map_err(|error| refused(&error))?;
     let after = TopicNode::on_one_broker(topic.id, topic.partitions, node_id);
     let replaced = store

@@ -156,9 +156,8 @@ impl Controller {
     fn assigned_partitions(&self, wish: &CreatableTopic) -> Result<i32, Refusal> {
         let mut seen = BTreeSet::new();
         for assignment in &wish.assignments {
-            if assignment.broker_ids.len() != 1
-                || assignment.broker_ids[0].0 != self.broker.config.node_id
-            {
+            let ids = &assignment.broker_ids;
+            if ids.len() != 1 || !self.broker.config.is_own_node(ids[0].0) {
                 return refuse(
                     ResponseError::InvalidReplicaAssignment,
                     format!(
@@ -239,11 +238,11 @@ impl Controller {
     ) -> Result<(), Refusal> {
         let count = lists.len();
         for list in lists {
-            let node_id = self.broker.config.node_id;
+            let config = &self.broker.config;
             let message = match list {
-                [BrokerId(id)] if *id == node_id => continue,
+                [BrokerId(id)] if config.is_own_node(*id) => continue,
                 [] => "A replica list of the assignment is empty.".to_owned(),
-                _ => match list.iter().find(|id| id.0 != node_id) {
+                _ => match list.iter().find(|id| !config.is_own_node(id.0)) {
                     Some(id) => format!("Unknown broker(s) in replica assignment: {}.", id.0),
                     None => "Duplicate brokers in a replica list of the assignment.".to_owned(),
                 },

@@ -40,6 +40,8 @@ pub enum Request {
     /// Nodes that shall exist, parents first; those that do stay as they are. Answered by whether
     /// all of them were new.
     Create(Vec<(String, Bytes)>),
+    /// New nodes, parents first: all of them, or none if any is there already. Answered by which.
+    CreateTogether(Vec<(String, Bytes)>),
     /// A node of the next number.
     CreateSequential(String, Bytes),
     /// A node's data, whether it is there or not.
@@ -184,6 +186,18 @@ impl Ensemble {
         self.ask_done(Request::Create(nodes)).await
     }
 
+    /// Creates all of these nodes, parents first, in one transaction; none if any is there. Whether it did:
+    /// it may have, and its answer was lost, if not.
+    ///
+    /// # Errors
+    /// See [`Ensemble::get`].
+    pub async fn create_together(
+        &self,
+        nodes: Vec<(String, Bytes)>,
+    ) -> Result<bool, EnsembleError> {
+        self.ask_done(Request::CreateTogether(nodes)).await
+    }
+
     /// Creates a node of the next number behind `prefix`.
     ///
     /// # Errors
@@ -255,6 +269,15 @@ impl SimulatedTree {
                     }
                 }
                 Ok(Answer::Done(are_new))
+            }
+            Request::CreateTogether(nodes) => {
+                if nodes.iter().any(|(path, _)| self.tree.get(path).is_some()) {
+                    return Ok(Answer::Done(false));
+                }
+                for (path, data) in nodes {
+                    self.apply(create(path, data, false))?;
+                }
+                Ok(Answer::Done(true))
             }
             Request::CreateSequential(prefix, data) => self.apply(create(prefix, data, true)),
             Request::Put(path, data) if self.tree.get(&path).is_none() => {

@@ -19,7 +19,7 @@ const PRODUCER_ID_BLOCK: i64 = 1000;
 pub async fn next_producer_id(shard: &Rc<Shard>) -> Result<i64, Refusal> {
     let job = |shard: Rc<Shard>| async move {
         let store = shard.store();
-        let _turn = store.turnstile.enter().await;
+        let _turn = store.turn(&shard).await;
         let (next, end) = store.producer_ids.get();
         if next < end {
             store.producer_ids.set((next + 1, end));

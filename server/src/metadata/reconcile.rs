@@ -107,7 +107,7 @@ async fn topics(
 
 /// What was read before the turnstile may be over: it is read again.
 async fn new_topic(shard: &Rc<Shard>, store: &Store, name: &str) -> Result<(), EnsembleError> {
-    let _turn = store.turnstile.enter().await;
+    let _turn = store.turn(shard).await;
     if store.controller.borrow().image().topic(name).is_some() {
         return Ok(());
     }
@@ -141,9 +141,12 @@ async fn new_topic(shard: &Rc<Shard>, store: &Store, name: &str) -> Result<(), E
             return Ok(());
         }
     };
-    if with_id.id.is_none() {
-        topic.id = store::new_topic_id(shard);
-        with_id.id = Some(topic.id);
+    let node_id = shard.broker.config.node_id;
+    if with_id.id.is_none() || !with_id.is_on(node_id) {
+        if with_id.id.is_none() {
+            topic.id = store::new_topic_id(shard);
+        }
+        with_id = TopicNode::on_one_broker(topic.id, topic.partitions, node_id);
         let replaced = store
             .ensemble
             .replace(&path, with_id.encode(), node.version);
@@ -175,7 +178,7 @@ pub fn plan(
 ) -> Result<(Topic, TopicNode), String> {
     super::state::validate_name(name)?;
     let node = TopicNode::decode(data)?;
-    let partitions = node.partitions_of(config.node_id)?;
+    let partitions = node.partitions_of(config.node_id, |id| config.is_own_node(id))?;
     let overrides = settings.map_or(Ok(Overrides::new()), |node| {
         znode::decode_config(&node.data)
     });
@@ -199,13 +202,29 @@ async fn more_partitions(
     name: &str,
     node: &Znode,
 ) -> Result<(), EnsembleError> {
-    let _turn = store.turnstile.enter().await;
+    let _turn = store.turn(shard).await;
     let known = store.controller.borrow().image().topic(name).cloned();
     let Some(known) = known else { return Ok(()) };
-    let node = TopicNode::decode(&node.data);
-    let count = node.and_then(|node| node.partitions_of(shard.broker.config.node_id));
-    match count {
-        Ok(count) if count > known.partitions => {
+    let config = &shard.broker.config;
+    let counted = TopicNode::decode(&node.data).and_then(|found| {
+        let count = found.partitions_of(config.node_id, |id| config.is_own_node(id))?;
+        Ok((count, found.is_on(config.node_id)))
+    });
+    match counted {
+        Ok((count, is_on_this)) if count > known.partitions => {
+            let (path, wanted) = (
+                znode::topic_path(name),
+                TopicNode::on_one_broker(known.id, count, config.node_id),
+            );
+            let ensemble = &store.ensemble;
+            if !is_on_this
+                && !ensemble
+                    .replace(&path, wanted.encode(), node.version)
+                    .await?
+            {
+                // Somebody changes it right now: there is another event.
+                return Ok(());
+            }
             let topic = Topic {
                 partitions: count,
                 ..(*known).clone()
@@ -247,7 +266,7 @@ async fn deletions(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError
 /// A broker that is alone has nothing to move, and leads everything. The nodes go, as they do in
 /// Kafka once all is done: that is what the tools wait for.
 async fn wishes(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError> {
-    let this = shard.broker.config.node_id;
+    let config = &shard.broker.config;
     for path in [znode::REASSIGNMENTS, znode::ELECTIONS] {
         let Some(node) = store.ensemble.get(path).await? else {
             continue;
@@ -256,7 +275,7 @@ async fn wishes(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError> {
             Ok(wishes) => {
                 let image = store.controller.borrow().image().clone();
                 for wish in wishes {
-                    if let Err(reason) = grant(&image, this, &wish) {
+                    if let Err(reason) = grant(&image, config, &wish) {
                         let Wish {
                             topic, partition, ..
                         } = wish;
@@ -272,14 +291,15 @@ async fn wishes(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError> {
 }
 
 /// Whether a wish has come true, for nothing is to be done.
-fn grant(image: &Image, this: i32, wish: &Wish) -> Result<(), String> {
+fn grant(image: &Image, config: &BrokerConfig, wish: &Wish) -> Result<(), String> {
     let topic = image.topic(&wish.topic).ok_or("there is no such topic")?;
     if !(0..topic.partitions).contains(&wish.partition) {
         return Err(format!("the topic has {} partitions", topic.partitions));
     }
     match &wish.replicas {
-        Some(replicas) if replicas[..] != [this] => Err(format!(
-            "it is to be on the brokers {replicas:?}, this is broker {this} and the only one"
+        Some(replicas) if !matches!(replicas[..], [id] if config.is_own_node(id)) => Err(format!(
+            "it is to be on the brokers {replicas:?}, this is broker {} and the only one",
+            config.node_id
         )),
         _ => Ok(()),
     }
@@ -302,7 +322,7 @@ async fn configs(shard: &Rc<Shard>, store: &Store, all: bool) -> Result<(), Ense
     }
     let mut brokers_changed = all;
     if all {
-        let _turn = store.turnstile.enter().await;
+        let _turn = store.turn(shard).await;
         let nodes = store.ensemble.children(znode::TOPIC_CONFIGS).await?;
         let image = store.controller.borrow().image().clone();
         for topic in image.topics() {
@@ -312,7 +332,7 @@ async fn configs(shard: &Rc<Shard>, store: &Store, all: bool) -> Result<(), Ense
         for entity in entities {
             match entity.split_once('/') {
                 Some(("topics", name)) => {
-                    let _turn = store.turnstile.enter().await;
+                    let _turn = store.turn(shard).await;
                     let path = znode::topic_config_path(name);
                     let node = store.ensemble.get(&path).await?;
                     topic_config(shard, store, name, node.as_ref()).await;
@@ -368,7 +388,7 @@ async fn topic_config(shard: &Rc<Shard>, store: &Store, name: &str, node: Option
 }
 
 async fn broker_configs(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError> {
-    let _turn = store.turnstile.enter().await;
+    let _turn = store.turn(shard).await;
     let nodes = store.ensemble.children(znode::BROKER_CONFIGS).await?;
     let overrides = match broker_overrides(&nodes, shard.broker.config.node_id) {
         Ok(overrides) => overrides,

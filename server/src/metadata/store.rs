@@ -34,8 +34,9 @@ use crate::boot::checkpoint_entry;
 use crate::group::driver;
 use crate::partition::{self, Partition};
 use crate::producer_state::ProducerState;
+use crate::room;
 use crate::shard::{Shard, ShardGone};
-use crate::turnstile::Turnstile;
+use crate::turnstile::{Turn, Turnstile};
 use crate::watcher::Watcher;
 
 /// Data of the nodes above a partition's state.
@@ -64,8 +65,8 @@ pub struct Store {
     pub(super) config_change: Cell<i64>,
     /// Nodes of topics that this broker cannot serve; each is told of once.
     pub(super) unservable: RefCell<BTreeMap<String, Bytes>>,
-    /// One change at a time.
-    pub(super) turnstile: Turnstile,
+    /// Of [`Store::turn`].
+    turnstile: Turnstile,
     /// One write of checkpoint files at a time.
     pub(super) checkpoints: Turnstile,
 }
@@ -94,6 +95,14 @@ impl Store {
             turnstile: Turnstile::default(),
             checkpoints: Turnstile::default(),
         }
+    }
+
+    /// One change at a time; what it writes finds the room on disk looked at.
+    pub(super) async fn turn(&self, shard: &Shard) -> Turn<'_> {
+        if shard.broker.room.is_quiet() {
+            room::wake(shard).await;
+        }
+        self.turnstile.enter().await
     }
 
     /// How many partitions each log directory has: the next goes where there are fewest, as in Kafka.
@@ -155,7 +164,7 @@ pub async fn create(shard: &Rc<Shard>, wish: CreatableTopic) -> Result<Arc<Topic
 
 async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Topic>, Refusal> {
     let store = shard.store();
-    let _turn = store.turnstile.enter().await;
+    let _turn = store.turn(shard).await;
     let id = new_topic_id(shard);
     let topic = Arc::new(store.controller.borrow().plan_topic(wish, id)?);
     let (path, config) = (
@@ -163,28 +172,7 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
         znode::config(&topic.overrides),
     );
     let node = TopicNode::on_one_broker(id, topic.partitions, shard.broker.config.node_id).encode();
-    let config_path = znode::topic_config_path(&topic.name);
-    let put = store.ensemble.put(&config_path, config).await;
-    put.map_err(no_ensemble)?;
-    let is_new = store
-        .ensemble
-        .create(vec![(path.clone(), node.clone())])
-        .await;
-    if !is_new.map_err(no_ensemble)? {
-        let doomed = store.ensemble.get(&znode::deletion_path(&topic.name)).await;
-        if doomed.map_err(no_ensemble)?.is_some() {
-            let message = format!("Topic '{}' is marked for deletion.", topic.name);
-            return Err(storage_error(message));
-        }
-        let found = store.ensemble.get(&path).await.map_err(no_ensemble)?;
-        // An answer may have been lost; else a tool was faster, and its event is on its way.
-        if found.is_none_or(|found| found.data != node) {
-            return Err(Refusal {
-                error: ResponseError::TopicAlreadyExists,
-                message: format!("Topic '{}' already exists.", topic.name),
-            });
-        }
-    }
+    enter(&store, &topic.name, (path, node), config).await?;
     if let Err(refusal) = take_up(shard, &store, topic.clone(), 0).await {
         log::error!("Cannot create topic {}: {}", topic.name, refusal.message);
         // If that fails, too, the next start makes the topic.
@@ -194,6 +182,45 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
         return Err(refusal);
     }
     Ok(topic)
+}
+
+/// Enters a new topic in ZooKeeper: its settings, and the node that makes it one.
+async fn enter(
+    store: &Store,
+    name: &str,
+    (path, node): (String, Bytes),
+    config: Bytes,
+) -> Result<(), Refusal> {
+    let ensemble = &store.ensemble;
+    let config_path = znode::topic_config_path(name);
+    let both = vec![
+        (config_path.clone(), config.clone()),
+        (path.clone(), node.clone()),
+    ];
+    if ensemble.create_together(both).await.map_err(no_ensemble)? {
+        return Ok(());
+    }
+    // Settings of an earlier topic, most often.
+    let put = ensemble.put(&config_path, config).await;
+    put.map_err(no_ensemble)?;
+    let is_new = ensemble.create(vec![(path.clone(), node.clone())]).await;
+    if is_new.map_err(no_ensemble)? {
+        return Ok(());
+    }
+    let doomed = ensemble.get(&znode::deletion_path(name)).await;
+    if doomed.map_err(no_ensemble)?.is_some() {
+        let message = format!("Topic '{name}' is marked for deletion.");
+        return Err(storage_error(message));
+    }
+    let found = ensemble.get(&path).await.map_err(no_ensemble)?;
+    // An answer may have been lost; else a tool was faster, and its event is on its way.
+    if found.is_none_or(|found| found.data != node) {
+        return Err(Refusal {
+            error: ResponseError::TopicAlreadyExists,
+            message: format!("Topic '{name}' already exists."),
+        });
+    }
+    Ok(())
 }
 
 /// Makes the partitions of a topic from `first` on and publishes it; at return all of them can be
@@ -297,7 +324,7 @@ pub(super) async fn complete_states(shard: &Rc<Shard>, store: &Store) -> Result<
     for topic in image.topics() {
         let last = znode::state_path(&topic.name, topic.partitions - 1);
         if store.ensemble.get(&last).await?.is_none() {
-            let _turn = store.turnstile.enter().await;
+            let _turn = store.turn(shard).await;
             let is_there = store
                 .controller
                 .borrow()
@@ -378,7 +405,7 @@ pub async fn delete(shard: &Rc<Shard>, name: String) -> Result<Uuid, Refusal> {
 
 async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
     let store = shard.store();
-    let _turn = store.turnstile.enter().await;
+    let _turn = store.turn(shard).await;
     if !shard.broker.config.delete_topic_enable {
         let message = "Topic deletion is disabled (delete.topic.enable).".to_owned();
         return Err(Refusal {

@@ -151,18 +151,26 @@ impl TopicNode {
         Ok(TopicNode { id, partitions })
     }
 
+    /// Whether all of it is on one broker by its stored id: another id of the same process is good for
+    /// as long as this process has it.
+    #[must_use]
+    pub fn is_on(&self, broker: i32) -> bool {
+        let replicas = &mut self.partitions.values();
+        replicas.all(|replicas| replicas == &[broker])
+    }
+
     /// The number of partitions, if they are `0..n` and all of them have this broker as their one
     /// replica.
     ///
     /// # Errors
     /// Why this broker cannot serve the topic.
-    pub fn partitions_of(&self, broker: i32) -> Result<i32, String> {
+    pub fn partitions_of(&self, broker: i32, is_own: impl Fn(i32) -> bool) -> Result<i32, String> {
         let mut count = 0;
         for (index, replicas) in &self.partitions {
             if *index != count {
                 return Err(format!("partition {count} is missing"));
             }
-            if replicas != &[broker] {
+            if !matches!(replicas[..], [id] if is_own(id)) {
                 return Err(format!(
                     "partition {index} is assigned to the brokers {replicas:?}, this is broker \
                      {broker} and the only one"
@@ -303,7 +311,7 @@ pub struct RegisteredEndPoint {
 
 /// `/brokers/ids/<id>`, version 5.
 #[must_use]
-pub fn broker(end_points: &[RegisteredEndPoint], timestamp_ms: i64) -> Bytes {
+pub fn broker(end_points: &[RegisteredEndPoint], rack: Option<&str>, timestamp_ms: i64) -> Bytes {
     let protocols: Map<String, Value> = end_points
         .iter()
         .map(|end_point| (end_point.name.clone(), json!("PLAINTEXT")))
@@ -313,7 +321,7 @@ pub fn broker(end_points: &[RegisteredEndPoint], timestamp_ms: i64) -> Bytes {
         .map(|RegisteredEndPoint { name, host, port }| format!("{name}://{host}:{port}"))
         .collect();
     let first = end_points.first();
-    bytes(&json!({
+    let mut node = json!({
         "features": {},
         "listener_security_protocol_map": protocols,
         "endpoints": texts,
@@ -322,7 +330,11 @@ pub fn broker(end_points: &[RegisteredEndPoint], timestamp_ms: i64) -> Bytes {
         "host": first.map(|first| &first.host),
         "version": 5,
         "timestamp": timestamp_ms.to_string(),
-    }))
+    });
+    if let Some(rack) = rack {
+        node["rack"] = json!(rack);
+    }
+    bytes(&node)
 }
 
 /// `/controller`, version 2.
@@ -389,10 +401,11 @@ mod tests {
         let id = Uuid::from_u128(7);
         let node = TopicNode::on_one_broker(id, 2, 5);
         assert_eq!(TopicNode::decode(&node.encode()), Ok(node.clone()));
-        assert_eq!(node.partitions_of(5), Ok(2));
+        assert_eq!(node.partitions_of(5, |id| id == 5), Ok(2));
         let old = br#"{"version":1,"partitions":{"1":[0],"0":[0]}}"#;
         let old = TopicNode::decode(old).unwrap();
-        assert_eq!((old.id, old.partitions_of(0)), (None, Ok(2)));
+        let count = old.partitions_of(0, |id| id == 0);
+        assert_eq!((old.id, count), (None, Ok(2)));
     }
 
     #[test]
@@ -414,7 +427,7 @@ mod tests {
             (r#"{"partitions":{"0":[0,1]}}"#, "[0, 1]"),
         ] {
             let node = TopicNode::decode(data.as_bytes()).unwrap();
-            let error = node.partitions_of(0).unwrap_err();
+            let error = node.partitions_of(0, |id| id == 0).unwrap_err();
             assert!(error.contains(part), "{data}: {error}");
         }
     }

@@ -257,7 +257,7 @@ fn groups(text: &mut Text, reports: &[Report]) {
 }
 
 fn shards(text: &mut Text, reports: &[Report]) {
-    let families: [Family<Report>; 14] = [
+    let families: [Family<Report>; 15] = [
         ("uptime_seconds", "Since the shard's start", |report| {
             report.uptime.as_secs_f64()
         }),
@@ -310,6 +310,11 @@ fn shards(text: &mut Text, reports: &[Report]) {
             "helper_jobs_total",
             "Jobs of the helper threads: names, directories, whole files",
             |report| number(report.io.helper_jobs),
+        ),
+        (
+            "hops_total",
+            "Parts of requests that went to another shard, which has their partitions or their group",
+            |report| number(report.hops),
         ),
         ("connections", "Open connections", |report| {
             number(report.connections as u64)
@@ -416,6 +421,7 @@ mod tests {
                 ..IoCounters::default()
             },
             journal: None,
+            hops: 3,
             connections: 1,
             requests: vec![(ApiKey::Produce, produced)],
             traffic: (10, 2000, 500),

@@ -176,13 +176,21 @@ pub async fn close_idle(shard: Rc<Shard>) {
         return;
     };
     let limit = Duration::from_millis(limit_ms.unsigned_abs());
+    // One that begins during a sleep is idle for too long only after it.
+    let mut pause = limit;
     while !shard.is_stopping() {
-        shard.io.sleep(IDLE_CHECK.min(limit)).await;
+        shard.io.sleep(pause).await;
+        let now = shard.io.now();
+        pause = limit;
         for (_, connection) in &*shard.connections.open.borrow() {
-            if shard.io.now().since(connection.active.get()) >= limit {
+            let idle = now.since(connection.active.get());
+            if idle >= limit {
                 shard.io.shutdown(&connection.socket);
+            } else {
+                pause = pause.min(limit - idle);
             }
         }
+        pause = pause.max(IDLE_CHECK.min(limit));
     }
 }
 

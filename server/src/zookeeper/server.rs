@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use super::config::ZookeeperConfig;
 use super::connection::{self, Link};
+use super::doors::{Doors, Held};
 use super::processor::{ConnectError, Limits, Now, Output, Processor};
 use super::session::Sessions;
 use super::store::{Store, StoreError};
@@ -56,6 +57,8 @@ pub(super) struct Service {
     state: RefCell<State>,
     /// There is something to commit.
     dirty: Notify,
+    /// A session was opened, or has another timeout: it may be the next to expire.
+    sessions_changed: Notify,
     /// Packets waiting for clients, in bytes.
     queued_bytes: Cell<usize>,
     start: Instant,
@@ -72,21 +75,33 @@ struct State {
     next_connection: ConnectionId,
 }
 
-/// Opens the store and serves until told to stop.
+/// Opens the store and serves until told to stop. `ready` is given the public address, and that of the
+/// process itself.
 pub(super) async fn run(
     config: ZookeeperConfig,
-    ready: impl FnOnce(SocketAddr),
+    held: Option<Held>,
+    ready: impl FnOnce(SocketAddr, SocketAddr),
     stop: watch::Receiver<bool>,
 ) -> Result<(), ZookeeperError> {
-    let bind = |error| ZookeeperError::Bind {
-        address: config.address,
-        error,
-    };
+    let bind = |address| move |error| ZookeeperError::Bind { address, error };
     let service = Rc::new(Service::open(config.clone())?);
-    let listener = TcpListener::bind(config.address).await.map_err(bind)?;
-    ready(listener.local_addr().map_err(bind)?);
+    let failed = bind(config.address);
+    let public = TcpListener::bind(config.address).await.map_err(failed)?;
+    let address = public.local_addr().map_err(failed)?;
+    let (own, own_address) = match held {
+        None => (None, address),
+        Some(held) => {
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            let own = TcpListener::bind(any).await.map_err(bind(any))?;
+            let address = own.local_addr().map_err(bind(any))?;
+            (Some((own, held)), address)
+        }
+    };
+    ready(address, own_address);
     let local = LocalSet::new();
-    local.run_until(service.serve(listener, stop)).await
+    local
+        .run_until(service.serve(Doors { public, own }, stop))
+        .await
 }
 
 impl Service {
@@ -135,6 +150,7 @@ impl Service {
             config,
             state: RefCell::new(state),
             dirty: Notify::new(),
+            sessions_changed: Notify::new(),
             queued_bytes: Cell::new(0),
             start: Instant::now(),
             last_refusal_log: Cell::new(None),
@@ -143,16 +159,15 @@ impl Service {
 
     async fn serve(
         self: &Rc<Self>,
-        listener: TcpListener,
+        doors: Doors,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), ZookeeperError> {
         let ended = tokio::select! {
             error = self.commit_always() => Err(error.into()),
-            () = self.accept_always(&listener) => Ok(()),
+            error = self.open_doors(doors) => Err(error.into()),
             () = self.expire_always() => Ok(()),
             () = stopped(&mut stop, self.config.stops_on_signals) => Ok(()),
         };
-        drop(listener);
         let links: Vec<_> = self.state.borrow().links.values().cloned().collect();
         if ended.is_ok() {
             self.commit()?;
@@ -169,7 +184,12 @@ impl Service {
         ended
     }
 
-    async fn accept_always(self: &Rc<Self>, listener: &TcpListener) {
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        self.commit()?;
+        self.state.borrow_mut().store.settle()
+    }
+
+    pub(super) async fn accept_always(self: &Rc<Self>, listener: &TcpListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, address)) => self.admit(stream, address),
@@ -262,14 +282,19 @@ impl Service {
         Ok(())
     }
 
+    /// Sleeps until something can be due: no tick while nothing is.
     async fn expire_always(&self) {
         let tick = Duration::from_millis(u64::from(self.config.tick_ms));
         let mut containers = Instant::now();
         loop {
             let before = Instant::now();
-            sleep(tick).await;
+            let pause = self.until_due(tick, containers);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.sessions_changed.notified() => continue,
+            }
             let mut state = self.state.borrow_mut();
-            let late = before.elapsed().saturating_sub(tick);
+            let late = before.elapsed().saturating_sub(pause);
             if late > tick {
                 warn!(
                     "the ZooKeeper service slept {} ms too long; its sessions get their timeouts anew",
@@ -289,6 +314,23 @@ impl Service {
         }
     }
 
+    /// How long nothing is due. A session's last tick is awaited by itself: that the process did not run
+    /// meanwhile, and so could not hear its clients, shows only in a sleep that ends too late.
+    fn until_due(&self, tick: Duration, containers: Instant) -> Duration {
+        let state = self.state.borrow();
+        let processor = &state.processor;
+        let now_ms = self.now().monotonic_ms;
+        let deadline_ms = processor.sessions().next_deadline_ms();
+        let expiry = deadline_ms.map(|deadline| {
+            let left = Duration::from_millis(deadline.saturating_sub(now_ms));
+            if left > tick { left - tick } else { left }
+        });
+        let has_containers = processor.tree().has_containers();
+        let look = has_containers.then(|| CONTAINER_INTERVAL.saturating_sub(containers.elapsed()));
+        let due = expiry.into_iter().chain(look).min();
+        due.unwrap_or(CONTAINER_INTERVAL)
+    }
+
     /// A connection's first packet. Tells whether it may go on.
     pub(super) fn connect(&self, link: &Link, packet: &[u8]) -> Result<(), ConnectError> {
         let mut state = self.state.borrow_mut();
@@ -299,6 +341,7 @@ impl Service {
         state
             .processor
             .connect(link.id, ip, packet, password, self.now())?;
+        self.sessions_changed.notify_one();
         self.release(&mut state);
         Ok(())
     }

@@ -6,20 +6,26 @@
 //! exists is either read whole, every page's checksum checked, or refused; data are never dropped
 //! to get on, and a new file appears under its name only when it is complete.
 //!
+//! Exempt from the first is a store that is not settled yet ([`Store::settle`]): nothing of it has been
+//! told to anyone but this very process, which may forget it in a crash.
+//!
 //! redb, not a log of our own: the issue asks for a kept-up embedded store, and the rate of
 //! changes is that of a control plane.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _,
-    StorageBackend, StorageError, TableDefinition,
+    StorageError, TableDefinition,
 };
+
+mod unnamed;
+
+use unnamed::Unnamed;
 
 use super::jute::{JuteError, Reader, Writer};
 use super::node::{Node, NodeStat};
@@ -29,8 +35,6 @@ use super::tree::Tree;
 
 /// The store's file in `dataDir`.
 pub const STORE_FILE: &str = "ringlog-zookeeper.redb";
-/// Where a new store is made before it gets its name.
-const NEW_STORE_FILE: &str = "ringlog-zookeeper.redb.new";
 /// Version of the records below.
 const FORMAT: i64 = 1;
 /// Pages redb may keep; the tree itself is in memory.
@@ -105,6 +109,9 @@ pub enum StoreError {
 pub struct Store {
     database: Database,
     path: PathBuf,
+    /// A new store that has no name yet.
+    unnamed: Option<Unnamed>,
+    is_settled: bool,
 }
 
 /// What was stored.
@@ -119,7 +126,7 @@ pub struct Stored {
 }
 
 impl Store {
-    /// Opens the store of a directory, or makes one with `first` in it.
+    /// Opens the store of a directory, or makes one with `first` in it. It is not settled.
     ///
     /// # Errors
     /// What is wrong with which path, and what to do.
@@ -130,25 +137,56 @@ impl Store {
             error,
         };
         fs::create_dir_all(data_dir).map_err(unusable)?;
-        if !path.try_exists().map_err(unusable)? {
-            refuse_foreign(data_dir)?;
-            create(data_dir, &path, first)?;
-        }
-        if fs::metadata(&path).map_err(unusable)?.len() == 0 {
-            // redb would take an empty file for a new store.
-            return Err(StoreError::Damaged {
-                path,
-                what: "the file is empty".to_owned(),
-            });
-        }
         let mut builder = Builder::new();
-        builder
-            .set_cache_size(CACHE_BYTES)
-            .set_check_integrity_on_open(true);
-        let database = builder.open(&path).map_err(|error| refused(&path, error))?;
-        let store = Self { database, path };
+        builder.set_cache_size(CACHE_BYTES);
+        let (database, unnamed) = if path.try_exists().map_err(unusable)? {
+            if fs::metadata(&path).map_err(unusable)?.len() == 0 {
+                // redb would take an empty file for a new store.
+                return Err(StoreError::Damaged {
+                    path,
+                    what: "the file is empty".to_owned(),
+                });
+            }
+            builder.set_check_integrity_on_open(true);
+            let database = builder.open(&path).map_err(|error| refused(&path, error))?;
+            (database, None)
+        } else {
+            refuse_foreign(data_dir)?;
+            let (unnamed, backend) = Unnamed::create(data_dir)?;
+            let database = builder.create_with_backend(backend);
+            let database = database.map_err(|error| refused(&path, error))?;
+            (database, Some(unnamed))
+        };
+        let store = Self {
+            database,
+            path,
+            unnamed,
+            is_settled: false,
+        };
+        if store.unnamed.is_some() {
+            store.save(0, first, &mut Sessions::new(1, 0))?;
+        }
         let stored = store.load()?;
         Ok((store, stored))
+    }
+
+    /// Makes all that was saved durable, under its name; from now on each save is.
+    ///
+    /// # Errors
+    /// Then nothing of it may be told to anyone, and the process must start again.
+    pub fn settle(&mut self) -> Result<(), StoreError> {
+        self.is_settled = true;
+        match self.unnamed.take() {
+            Some(unnamed) => unnamed.name(&self.path),
+            None => settle(&self.database).map_err(|error| self.unwritten(&error)),
+        }
+    }
+
+    fn unwritten(&self, error: &redb::Error) -> StoreError {
+        StoreError::Write {
+            path: self.path.clone(),
+            what: error.to_string(),
+        }
     }
 
     /// The file.
@@ -157,7 +195,7 @@ impl Store {
         &self.path
     }
 
-    /// Writes what changed; when it returns, that is on stable storage.
+    /// Writes what changed; when it returns, that is on stable storage, if the store is settled.
     ///
     /// # Errors
     /// Then nothing of it may be told to anyone, and the process must start again.
@@ -167,10 +205,14 @@ impl Store {
         tree: &mut Tree,
         sessions: &mut Sessions,
     ) -> Result<(), StoreError> {
-        save(&self.database, zxid, tree, sessions).map_err(|what| StoreError::Write {
-            path: self.path.clone(),
-            what: what.to_string(),
-        })
+        // What has no name yet need not be put off: the file syncs nothing.
+        let durability = if self.is_settled || self.unnamed.is_some() {
+            Durability::Immediate
+        } else {
+            Durability::None
+        };
+        let saved = save(&self.database, durability, zxid, tree, sessions);
+        saved.map_err(|error| self.unwritten(&error))
     }
 
     fn load(&self) -> Result<Stored, StoreError> {
@@ -227,12 +269,13 @@ impl Store {
 
 fn save(
     database: &Database,
+    durability: Durability,
     zxid: i64,
     tree: &mut Tree,
     sessions: &mut Sessions,
 ) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_durability(durability)?;
     {
         let mut meta = transaction.open_table(META)?;
         meta.insert("format", FORMAT)?;
@@ -256,65 +299,13 @@ fn save(
     Ok(())
 }
 
-/// A file of this name without its content would look like a loss after a crash, so it gets its
-/// name last.
-fn create(data_dir: &Path, path: &Path, first: &mut Tree) -> Result<(), StoreError> {
-    let new = data_dir.join(NEW_STORE_FILE);
-    let unusable = |error| StoreError::Unusable {
-        path: path.to_owned(),
-        error,
-    };
-    let written = |error: redb::Error| StoreError::Write {
-        path: new.clone(),
-        what: error.to_string(),
-    };
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error)),
-        _ => {}
-    }
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    let file = File::create_new(&new).map_err(unusable)?;
-    let backend = Unsynced(file.try_clone().map_err(unusable)?);
-    let database = builder.create_with_backend(backend);
-    let database = database.map_err(|error| refused(&new, error))?;
-    save(&database, 0, first, &mut Sessions::new(1, 0)).map_err(written)?;
-    database.close().map_err(|error| refused(&new, error))?;
-    file.sync_all().map_err(unusable)?;
-    // Fails if another process made one at the same time, and then that one's is used.
-    match fs::hard_link(&new, path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error)),
-        _ => {}
-    }
-    fs::remove_file(&new).map_err(unusable)?;
-    let directory = File::open(data_dir).and_then(|directory| directory.sync_all());
-    directory.map_err(unusable)
-}
-
-/// A file that has no name yet: it is synced once, when it is complete, and not at every step on the way.
-#[derive(Debug)]
-struct Unsynced(File);
-
-impl StorageBackend for Unsynced {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(out, offset)
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
-    }
+/// A commit that takes all before it along.
+fn settle(database: &Database) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.open_table(META)?.insert("format", FORMAT)?;
+    transaction.commit()?;
+    Ok(())
 }
 
 /// A directory with snapshots or logs of Apache ZooKeeper (`FileTxnSnapLog`) is somebody's data.

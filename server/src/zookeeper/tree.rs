@@ -170,6 +170,12 @@ impl Tree {
             .map(|(session, paths)| (*session, paths))
     }
 
+    /// Whether there is a container node.
+    #[must_use]
+    pub fn has_containers(&self) -> bool {
+        !self.containers.is_empty()
+    }
+
     /// Containers that had children and have none now.
     #[must_use]
     pub fn empty_containers(&self) -> Vec<Rc<str>> {

@@ -1,5 +1,6 @@
 //! Tests of the store.
 
+use super::unnamed::NEW_STORE_FILE;
 use super::*;
 use crate::zookeeper::acl::{self, Acl};
 use crate::zookeeper::transaction::{Context, Lifetime, Operation};
@@ -18,6 +19,12 @@ impl Directory {
     }
 
     fn open(&self) -> Result<(Store, Stored), StoreError> {
+        let (mut store, stored) = self.open_unsettled()?;
+        store.settle()?;
+        Ok((store, stored))
+    }
+
+    fn open_unsettled(&self) -> Result<(Store, Stored), StoreError> {
         Store::open(&self.0, &mut Tree::new(ROOM))
     }
 }
@@ -76,9 +83,47 @@ fn what_was_saved_is_there_again() {
 #[test]
 fn a_store_in_use_is_refused() {
     let directory = Directory::new("use");
-    let _running = directory.open().unwrap();
-    let error = directory.open().map(drop).unwrap_err();
-    assert!(matches!(error, StoreError::InUse(_)), "{error}");
+    let refuse = || {
+        let error = directory.open().map(drop).unwrap_err();
+        assert!(matches!(error, StoreError::InUse(_)), "{error}");
+    };
+    let (mut running, _) = directory.open_unsettled().unwrap();
+    refuse();
+    running.settle().unwrap();
+    refuse();
+}
+
+#[test]
+fn a_new_store_that_was_never_settled_is_begun_anew() {
+    let directory = Directory::new("unsettled-new");
+    let (store, stored) = directory.open_unsettled().unwrap();
+    fill(&store, stored);
+    assert!(!directory.0.join(STORE_FILE).exists());
+    drop(store);
+    let (_, stored) = directory.open().unwrap();
+    assert_eq!((stored.nodes.len(), stored.zxid), (4, 0));
+}
+
+/// The file as it is at this moment is what the end of a process leaves, a crash of the machine at most
+/// as much: nothing was synced.
+#[test]
+fn what_was_saved_before_it_was_settled_counts_only_then() {
+    let (directory, after) = (
+        Directory::new("unsettled"),
+        Directory::new("unsettled-copy"),
+    );
+    drop(directory.open().unwrap());
+    let (mut store, stored) = directory.open_unsettled().unwrap();
+    fill(&store, stored);
+    fs::create_dir_all(&after.0).unwrap();
+    let copied = || {
+        fs::copy(directory.0.join(STORE_FILE), after.0.join(STORE_FILE)).unwrap();
+        let (_, stored) = after.open().unwrap();
+        (stored.nodes.len(), stored.zxid)
+    };
+    assert_eq!(copied(), (4, 0));
+    store.settle().unwrap();
+    assert_eq!(copied(), (54, 50));
 }
 
 #[test]
