@@ -108,6 +108,7 @@ pub(super) const SCENES: [Scene; 9] = [
     BATCHES,
     Scene {
         requests: 200,
+        limit: 0.05,
         ..of_batches(
             "broker: produce 16 KiB, durable",
             Durability::Durable,
@@ -146,11 +147,15 @@ pub(super) const SCENES: [Scene; 9] = [
             200,
         )
     },
-    of_one_record(
-        "broker: wake a fetch by 1 record, page-cache",
-        Load::WakeUp,
-        200,
-    ),
+    Scene {
+        // The append is found now with the fetch, now a turn later.
+        limit: 0.05,
+        ..of_one_record(
+            "broker: wake a fetch by 1 record, page-cache",
+            Load::WakeUp,
+            200,
+        )
+    },
 ];
 
 impl Scene {

@@ -226,6 +226,9 @@ impl Sums {
 
     /// As if times were spread evenly between the bounds.
     fn quantile_us(&self, quantile: f64) -> f64 {
+        if self.sum_s <= 0.0 {
+            return 0.0; // not half of the first bound
+        }
         let rank = self.count * quantile;
         let (mut from, mut before) = (0.0, 0.0);
         for (bound, below) in &self.below {

@@ -27,6 +27,9 @@ impl Times {
 
     /// Between the bounds of its bucket as if times were spread evenly, as Prometheus does it.
     fn quantile_ms(&self, quantile: f64) -> f64 {
+        if self.sum_s <= 0.0 {
+            return 0.0; // not half of the first bound
+        }
         let rank = self.count * quantile;
         let (mut from, mut before) = (0u64, 0.0);
         for (bound, below) in &self.below {
