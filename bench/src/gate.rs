@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `callgrind` | counts instructions, allocations, copies: they repeat, so that per cents can be judged |
+//! | `scenes` | what a broker is loaded with: one for each hot path |
 //! | `broker` | the same for a whole broker, and its CPU time, which only a multiple can judge |
 //! | `kernel` | what a broker on io_uring asks of the kernel per request: entries, calls, syncs |
 //! | `baseline` | the file, the comparison, the verdicts |
@@ -16,6 +17,7 @@ mod baseline;
 mod broker;
 mod callgrind;
 mod kernel;
+mod scenes;
 mod study;
 
 use std::path::{Path, PathBuf};
@@ -57,7 +59,7 @@ pub(crate) async fn gate<T: Transport>(args: &GateArgs) -> Result<(), Failure> {
 /// not pass. Without valgrind nothing could be counted, which was told.
 fn gone(args: &GateArgs, baseline: &Baseline, measured: &Baseline) -> Vec<String> {
     let is_due = |name: &str| {
-        let is_of_broker = name.starts_with(broker::NAME_PREFIX);
+        let is_of_broker = name.starts_with(scenes::NAME_PREFIX);
         !measured.tools.valgrind.is_empty()
             && is_wanted(args, name)
             && !(args.no_broker && is_of_broker)

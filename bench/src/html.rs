@@ -10,6 +10,7 @@ mod figure;
 mod heat;
 mod percentiles;
 mod sections;
+mod stages;
 mod svg;
 mod timeline;
 
@@ -221,6 +222,7 @@ fn own(measurement: &Measurement) -> Vec<Figure> {
         timeline::load(summary),
         heat::map(summary),
         timeline::machine(summary),
+        stages::bars(summary),
     ];
     figures.into_iter().flatten().collect()
 }

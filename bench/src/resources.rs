@@ -10,6 +10,7 @@ mod device;
 mod metrics;
 mod ring;
 mod sampler;
+mod stages;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,6 +27,7 @@ use device::Device;
 pub(crate) use device::{DeviceUsage, block_device};
 pub(crate) use metrics::Page;
 use sampler::Sampler;
+pub(crate) use stages::{Breakdown, Times as StageTimes};
 
 /// Something that may not be countable here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,6 +129,9 @@ pub(crate) struct Resources {
     pub(crate) generator_ring_entries: Count,
     /// System calls of the broker.
     pub(crate) broker_system_calls: Count,
+    /// Where the time of the broker's sampled requests went, by API; empty if it does not tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) broker_stages: Vec<Breakdown>,
     /// What was used when.
     pub(crate) samples: Vec<Sample>,
 }
@@ -148,6 +153,7 @@ impl Resources {
             broker_ring_entries: unknown(),
             generator_ring_entries: unknown(),
             broker_system_calls: unknown(),
+            broker_stages: Vec::new(),
             samples: Vec::new(),
         }
     }
@@ -193,6 +199,7 @@ pub(crate) struct Meter {
     rings: (ring::Rings, ring::Rings),
     device: Option<(Device, DeviceUsage)>,
     calls: Calls,
+    stages: Option<stages::Watch>,
     sampler: Sampler,
     machine: (u64, u64),
     begin: Instant,
@@ -204,6 +211,7 @@ impl Meter {
         let own = std::process::id();
         // A counter takes its time to attach: before the readings.
         let calls = Calls::start(broker);
+        let stages = stages::Watch::start(broker);
         let device = broker.and_then(Device::of_process);
         let rings = (ring::Rings::of(broker), ring::Rings::of(Some(own)));
         let sampler = Sampler::start(broker, device.clone())?;
@@ -218,6 +226,7 @@ impl Meter {
             rings,
             device: device.and_then(|device| Some((device.clone(), device.read()?))),
             calls,
+            stages,
             sampler,
             machine: read_machine()?,
             begin: Instant::now(),
@@ -234,6 +243,7 @@ impl Meter {
     /// Without the broker, which is no longer there.
     pub(crate) fn without_broker(mut self) -> Self {
         self.broker = None;
+        self.stages = None;
         self
     }
 
@@ -256,6 +266,7 @@ impl Meter {
             .and_then(|(device, before)| device.since(&before));
         let samples = self.sampler.stop();
         let broker_system_calls = self.calls.stop();
+        let broker_stages = self.stages.map(stages::Watch::stop).unwrap_or_default();
         let own_s = generator.cpu_s() + broker.map_or(0.0, |broker| broker.cpu_s());
         let busy_s = seconds(busy.saturating_sub(self.machine.0));
         Ok(Resources {
@@ -271,6 +282,7 @@ impl Meter {
             broker_ring_entries: self.rings.0.since(),
             generator_ring_entries: self.rings.1.since(),
             broker_system_calls,
+            broker_stages,
             samples,
         })
     }

@@ -357,6 +357,14 @@ async fn spawn_ringlog(durability: Durability, args: &SpawnArgs) -> Result<Targe
     if !args.no_pin {
         command.args(["--cores", "1"]);
     }
+    if !args
+        .broker_arg
+        .iter()
+        .any(|word| word.starts_with("--http"))
+    {
+        // Asked before and after what is measured: system calls, and where the time went.
+        command.args(["--http", "127.0.0.1:0"]);
+    }
     command.args(&args.broker_arg);
     command.stdin(Stdio::null()).stdout(log).stderr(error_log);
     let text = typed(&command);

@@ -58,6 +58,8 @@ fn a_run_leaves_a_folder_that_can_be_read_back_and_drawn_again() {
     let scratch = Scratch::new("run");
     let ringlog = ringlog().display().to_string();
     let mut words = vec!["produce", "--ringlog", &ringlog, "--name", "tiny"];
+    let all = "ringlog.trace.sample.every=1";
+    words.extend(["--broker-arg=--override", "--broker-arg", all]);
     words.extend(LOAD.split_whitespace());
     let done = bench_in(&scratch.0, &words);
     assert_eq!(done.code, Some(0), "{}", done.text);
@@ -96,6 +98,21 @@ fn a_run_leaves_a_folder_that_can_be_read_back_and_drawn_again() {
             "{counter}: {told}"
         );
     }
+
+    // The stages are the whole time.
+    let told = &resources["broker_stages"][0];
+    assert_eq!(
+        (&told["request"], &told["samples"]),
+        (&"Produce".into(), &300.into())
+    );
+    let us = |times: &Value| times["mean_us"].as_f64().unwrap();
+    let stages = told["stages"].as_array().unwrap();
+    let sum: f64 = stages.iter().map(us).sum();
+    assert!(
+        sum > 0.0 && (sum / us(&told["whole"]) - 1.0).abs() < 1e-6,
+        "{told}"
+    );
+    done.says(&["where the time of Produce went", "  append", "  whole"]);
 
     let log = file("latency.hlog").into_bytes();
     let mut logged = 0;

@@ -10,12 +10,13 @@
 //! - Nothing here blocks the shard, but for writes to the page cache, which are made inline in
 //!   pieces of at most [`INLINE_WRITE_BYTES_MAX`] (every buffered write submitted as an sqe would be
 //!   punted to a kernel worker on ext4) and `sendfile` of cached pages.
-//! - Time is read once per turn.
+//! - Time is read once per turn; who measures what is in a turn asks for more ([`Io::instant`]).
 
 mod buffer;
 mod counters;
 mod executor;
 mod files;
+mod moment;
 mod op;
 mod poll;
 pub mod probe;
@@ -425,7 +426,7 @@ impl Io {
 
     /// Sends `length` bytes of `file` from `position` with sendfile(2), in turns of 256 KiB.
     /// Pages that are not in the page cache are read through the driver first: a cold inline
-    /// sendfile froze a shard for up to 38 ms.
+    /// sendfile froze a shard for up to 38 ms. Gives the time that these reads took.
     ///
     /// # Errors
     /// What sendfile answered; `UnexpectedEof` if the file is shorter.
@@ -435,10 +436,11 @@ impl Io {
         file: &File,
         mut position: u64,
         mut length: u64,
-    ) -> io::Result<()> {
+    ) -> io::Result<Duration> {
+        let mut cold = Duration::ZERO;
         if self.is_simulated() {
             let op = Op::SendFile(socket.clone(), file.clone(), position, length);
-            return self.start(op).await.map(|_| ());
+            return self.start(op).await.map(|_| cold);
         }
         while length > 0 {
             let piece = length.min(SEND_FILE_BYTES_MAX);
@@ -449,9 +451,10 @@ impl Io {
                 self.inner
                     .counters
                     .count(|counters| counters.cold_pieces += 1);
-                let scratch = BytesMut::with_capacity(usize::try_from(piece).unwrap_or(0));
-                self.read_at(file, scratch, position, usize::try_from(piece).unwrap_or(0))
+                let (begun, bytes) = (self.instant(), usize::try_from(piece).unwrap_or(0));
+                self.read_at(file, BytesMut::with_capacity(bytes), position, bytes)
                     .await?;
+                cold += self.instant().since(begun);
             }
             match system::send_file(socket, file, position, piece) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -468,7 +471,7 @@ impl Io {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(cold)
     }
 
     /// Lets the other ready tasks of the shard run.

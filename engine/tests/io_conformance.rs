@@ -465,7 +465,7 @@ async fn sending_to_a_closed_peer_is_an_error(rig: Rig) {
             let bytes = vec![Bytes::from_static(b"answer")];
             rig.io.send(&socket, bytes).await
         } else {
-            rig.io.send_file(&socket, &file, 0, 10).await
+            rig.io.send_file(&socket, &file, 0, 10).await.map(drop)
         };
         if let Err(error) = result {
             let kinds = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];

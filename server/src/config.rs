@@ -194,6 +194,8 @@ pub struct RinglogConfig {
     pub disk_reserve_bytes: u64,
     /// `ringlog.scrub.bytes.per.second`, of all shards; 0 for no scrub.
     pub scrub_bytes_per_second: u64,
+    /// `ringlog.trace.sample.every`; 0 for none.
+    pub trace_sample_every: u32,
 }
 
 /// A configuration with what is worth saying about it.
@@ -555,6 +557,8 @@ fn ringlog(settings: &Settings, problems: &mut Vec<Problem>) -> RinglogConfig {
         open_files_max: usize::try_from(long(settings, "ringlog.open.files.max")).unwrap_or(16),
         disk_reserve_bytes: bytes("ringlog.disk.reserve.bytes"),
         scrub_bytes_per_second: bytes("ringlog.scrub.bytes.per.second"),
+        trace_sample_every: u32::try_from(long(settings, "ringlog.trace.sample.every"))
+            .unwrap_or(0),
     };
     let (journal, file) = (config.journal_bytes, config.journal_file_bytes);
     let name = "ringlog.journal.file.bytes";

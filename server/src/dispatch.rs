@@ -17,6 +17,7 @@ use crate::handlers::{
     fetch, find_coordinator, group, init_producer_id, list_offsets, metadata,
     offset_for_leader_epoch, produce, reassignments,
 };
+use crate::metrics::trace::Trace;
 use crate::net::connection::Connection;
 use crate::net::response::Response;
 use crate::net::schema::{self, Limits, SchemaError};
@@ -64,6 +65,8 @@ pub struct Call {
     pub connection: Rc<Connection>,
     /// The request.
     pub request: Request,
+    /// Its stamps, if it is sampled.
+    pub trace: Option<Rc<Trace>>,
 }
 
 impl Call {

@@ -2,10 +2,12 @@
 //!
 //! A shard counts in cells of its own; nothing is shared. Who wants to know sends it a job
 //! ([`report`]), as for everything else. Times are those of turns: a request lives from the turn in
-//! which it was whole to the turn in which its answer was ready to be sent.
+//! which it was whole to the turn in which its answer was ready to be sent. Sampled requests are looked at
+//! more closely ([`trace`]).
 
 pub(crate) mod exposition;
 pub mod http;
+pub mod trace;
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use ringlog_engine::io::IoCounters;
 use ringlog_engine::journal::JournalStats;
 
 use crate::shard::Shard;
+use trace::{Traced, Traces};
 
 /// A shard with more partitions than this tells of them in sums only: each has four series.
 const PARTITION_SERIES_MAX: usize = 5000;
@@ -59,6 +62,20 @@ impl Histogram {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
+    }
+
+    /// For each bound how many durations lay below it: a Prometheus histogram, two bounds to each doubling.
+    pub fn below(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let mut below = 0;
+        let counted = self.buckets.iter().enumerate().map(move |(index, count)| {
+            below += count;
+            (index, below)
+        });
+        // The last one has no bound.
+        let bounds = counted.take(BUCKETS - 1);
+        bounds
+            .filter(|(index, _)| *index < 4 || index % 2 == 1)
+            .map(|(index, below)| (Duration::from_micros(upper_end(index) + 1), below))
     }
 
     /// The upper end of the bucket in which the quantile lies; zero if there is nothing.
@@ -115,7 +132,7 @@ pub struct Requests {
 
 /// When a request was whole, and when its handler was done with the first half.
 #[derive(Clone, Copy, Debug)]
-pub struct Stages {
+pub struct Halves {
     /// The request was whole.
     pub received: Instant,
     /// Its handler gave an answer, or a future of one.
@@ -123,9 +140,10 @@ pub struct Stages {
 }
 
 /// What the connections of a shard count.
-#[derive(Default)]
 pub struct Counters {
     requests: RefCell<Vec<Option<Box<Requests>>>>,
+    /// Where the time of sampled requests went.
+    pub traces: Traces,
     /// Bytes of records in answers to fetch requests.
     pub bytes_out: Cell<u64>,
     /// Records, and bytes of records, that were appended.
@@ -135,17 +153,28 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Nothing yet, and which requests to sample.
+    #[must_use]
+    pub fn new(traces: Traces) -> Counters {
+        Counters {
+            requests: RefCell::default(),
+            traces,
+            bytes_out: Cell::default(),
+            appended: Cell::default(),
+        }
+    }
+
     /// A request has its answer.
-    pub fn answered(&self, api_key: i16, stages: Stages, now: Instant) {
+    pub fn answered(&self, api_key: i16, halves: Halves, now: Instant) {
         let mut requests = self.requests.borrow_mut();
         let index = usize::from(api_key.unsigned_abs());
         if requests.len() <= index {
             requests.resize_with(index + 1, || None);
         }
         let of_api = requests[index].get_or_insert_default();
-        of_api.total.record(now.since(stages.received));
-        of_api.local.record(stages.handled.since(stages.received));
-        of_api.remote.record(now.since(stages.handled));
+        of_api.total.record(now.since(halves.received));
+        of_api.local.record(halves.handled.since(halves.received));
+        of_api.remote.record(now.since(halves.handled));
     }
 }
 
@@ -204,6 +233,10 @@ pub struct Report {
     pub groups: Vec<GroupOffset>,
     /// Topics of the broker, as this shard knows them.
     pub topics: usize,
+    /// When it said so.
+    pub now: Instant,
+    /// Where the time of sampled requests went.
+    pub traced: Vec<(ApiKey, Traced)>,
 }
 
 /// What this shard says of itself. Costs time by the number of its partitions, up to a limit.
@@ -245,6 +278,8 @@ pub fn report(shard: &Shard) -> Report {
         partitions: told.iter().map(partition).collect(),
         groups: shard.groups.committed(),
         topics: shard.image().topics().count(),
+        now: shard.io.now(),
+        traced: counters.traces.report(shard.io.now()),
     }
 }
 
@@ -266,6 +301,35 @@ mod tests {
                 bucket(Duration::from_micros(found)),
                 bucket(Duration::from_micros(micros))
             );
+        }
+    }
+
+    #[test]
+    fn as_many_lie_below_a_bound_as_were_shorter() {
+        let durations = [
+            0,
+            900,
+            1000,
+            2999,
+            3000,
+            5999,
+            6000,
+            95_999,
+            96_000,
+            1 << 40,
+        ];
+        let mut histogram = Histogram::default();
+        for nanos in durations {
+            histogram.record(Duration::from_nanos(nanos));
+        }
+        let below: Vec<_> = histogram.below().collect();
+        assert!(below.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(below.len() < 60 && below.last().unwrap().0 > Duration::from_secs(60));
+        for (bound, count) in below {
+            let shorter = durations
+                .iter()
+                .filter(|nanos| Duration::from_nanos(**nanos) < bound);
+            assert_eq!(count, shorter.count() as u64, "{bound:?}");
         }
     }
 

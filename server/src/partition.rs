@@ -19,6 +19,7 @@ use ringlog_engine::record::{
 
 use crate::config::topic::{CompressionType, TimestampType, TopicConfig};
 use crate::metadata::state::Topic;
+use crate::metrics::trace::{Stage, Trace, stamp};
 use crate::producer_state::{ProducerState, Verdict};
 use crate::room::{self, Appender};
 use crate::shard::Shard;
@@ -196,6 +197,7 @@ impl Partition {
         shard: &Shard,
         records: Bytes,
         origin: Origin,
+        trace: Option<&Trace>,
     ) -> Result<Outcome, AppendError> {
         let appender = match origin {
             Origin::Client { .. } => Appender::Client,
@@ -214,7 +216,10 @@ impl Partition {
         let storage = |reason: crate::shard::NotDurable| {
             AppendError::new(ResponseError::KafkaStorageError, reason.0)
         };
+        let trace = trace.filter(|_| shard.journal().is_some());
+        stamp(trace, Stage::Append, &shard.io);
         let reservation = shard.reserve(bytes).await.map_err(storage)?;
+        stamp(trace, Stage::Journal, &shard.io);
         if let Some(duplicate) = self.check_sequences(&batches)? {
             return Ok(Outcome {
                 lsn: self.duplicate_lsn(shard),

@@ -29,7 +29,7 @@ use crate::handlers::fetch::session::Sessions;
 pub use crate::mailbox::{Job, Mailbox, Mesh};
 use crate::metadata::state::{Image, owner_shard};
 use crate::metadata::store::Store;
-use crate::metrics::Counters;
+use crate::metrics::{Counters, trace::Traces};
 use crate::net::connection::Connections;
 use crate::partition::Partition;
 use crate::turnstile::Turnstile;
@@ -149,7 +149,7 @@ impl Shard {
                 broker.config.network.fetch_sessions_max,
             )),
             connections: Connections::default(),
-            counters: Counters::default(),
+            counters: Counters::new(Traces::new(config.ringlog.trace_sample_every, seed)),
             started: io.now(),
             random: RefCell::new(random),
             image: RefCell::default(),

@@ -22,6 +22,7 @@ mod produce_fetch;
 mod retention;
 mod scene;
 mod shards_as_brokers;
+mod stages;
 mod startup;
 mod topics;
 

@@ -9,6 +9,7 @@
 //! | `ledger.rs` | what was promised, and the checks |
 //! | `admin.rs`, `producer.rs`, `consumer.rs`, `group.rs` | the clients |
 //! | `disk.rs`, `rot.rs` | the files after a clean stop; a flipped bit in one of them |
+//! | `slow.rs` | a disk that stands still: who waits and who does not |
 //! | `scene.rs`, `crowd.rs`, `connection.rs` | what the clients stand on |
 //!
 //! `RINGLOG_SIM_SEEDS=n` runs n seeds instead of 240, `RINGLOG_SIM_FIRST=n` begins with another
@@ -29,6 +30,7 @@ mod node;
 mod producer;
 mod rot;
 mod scene;
+mod slow;
 mod weather;
 
 use std::collections::BTreeMap;

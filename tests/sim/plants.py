@@ -110,7 +110,7 @@ PLANTS = [
          "    }\n"),
     ]),
     ("replay-not-synced", "what was replayed is not synced before the journal is removed", [
-        ("engine/src/journal/replay.rs",
+        ("engine/src/journal/replay/segments.rs",
          "                let synced = self.io.sync_data(file).await;\n",
          "                let synced = if is_planted!() {\n"
          "                    Ok(())\n                } else {\n"

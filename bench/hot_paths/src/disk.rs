@@ -17,7 +17,7 @@ use ringlog_engine::log::{
 use ringlog_engine::record::{BatchBuilder, Compression, TimestampType, batch};
 use uuid::Uuid;
 
-use crate::{LIMITS, TIMESTAMP_MS, batch_1, batch_16k};
+use crate::{LIMITS, TIMESTAMP_MS, batch_1, batch_16k, batch_256k};
 
 /// A batch of 10 records with this timestamp, whose keys no batch with another number has.
 fn batch_at(timestamp_ms: i64, number: usize) -> Bytes {
@@ -100,6 +100,22 @@ pub(crate) fn append_1_indexed(directory: &Path, count: u64) {
 
 pub(crate) fn append_16k(directory: &Path, count: u64) {
     append_many(directory, LogConfig::default(), batch_16k(), count);
+}
+
+pub(crate) fn append_256k(directory: &Path, count: u64) {
+    append_many(directory, LogConfig::default(), batch_256k(), count);
+}
+
+/// A segment for each batch: what the append that finds one full does besides.
+pub(crate) fn append_1_rolling(directory: &Path, count: u64) {
+    with_log(directory, LogConfig::default(), move |_, log| async move {
+        let batch = batch_1();
+        for _ in 0..count {
+            append(&log, &batch).await;
+            let rolled = log.roll_segment_at(log.end_position()).await;
+            assert!(rolled.expect("the disk takes it"));
+        }
+    });
 }
 
 /// Looks up `count` slices, each `back` batches of 16 KiB before the end of 200.
@@ -214,15 +230,16 @@ async fn compact(io: &Io, log: &Log) {
     }
 }
 
-/// Groups of `entries` appends of one record each, every group waited for.
-fn groups(directory: &Path, entries: i32, count: u64) {
+/// Groups of `entries` appends of a batch each, every group waited for.
+fn groups(directory: &Path, entries: i32, batch: Bytes, count: u64) {
     let io = Io::new(DriverKind::Poll).expect("epoll is always there");
     let options = JournalOptions::new(directory, 0);
     let handle = io.clone();
     io.block_on(async move {
         let opened = Journal::open(&handle, options).await;
         let journal = opened.expect("the directory is empty");
-        let buffers = [batch_1()];
+        let position = batch.len() as u64;
+        let buffers = [batch];
         for number in 0..count {
             let mut last = journal.start_checkpoint();
             for partition in 0..entries {
@@ -230,7 +247,7 @@ fn groups(directory: &Path, entries: i32, count: u64) {
                     topic_id: Uuid::nil(),
                     partition,
                     segment_base: 0,
-                    position: number * 200,
+                    position: number * position,
                     buffers: black_box(&buffers),
                 };
                 last = journal.append(&append).expect("the journal is open");
@@ -244,13 +261,17 @@ fn groups(directory: &Path, entries: i32, count: u64) {
 }
 
 pub(crate) fn group_of_1(directory: &Path, count: u64) {
-    groups(directory, 1, count);
+    groups(directory, 1, batch_1(), count);
 }
 
 pub(crate) fn group_of_16(directory: &Path, count: u64) {
-    groups(directory, 16, count);
+    groups(directory, 16, batch_1(), count);
 }
 
 pub(crate) fn group_of_256(directory: &Path, count: u64) {
-    groups(directory, 256, count);
+    groups(directory, 256, batch_1(), count);
+}
+
+pub(crate) fn group_of_256k(directory: &Path, count: u64) {
+    groups(directory, 1, batch_256k(), count);
 }

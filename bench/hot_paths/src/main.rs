@@ -33,7 +33,7 @@ struct HotPath {
     run: fn(&Path, u64),
 }
 
-const HOT_PATHS: [HotPath; 26] = [
+const HOT_PATHS: [HotPath; 29] = [
     path("crc-32c of 16 KiB", 500, memory::crc),
     path("validate a batch of 1 record", 2000, memory::validate_1),
     path("validate a batch of 16 KiB", 500, memory::validate_16k),
@@ -72,6 +72,12 @@ const HOT_PATHS: [HotPath; 26] = [
         disk::append_1_indexed,
     ),
     path("append a batch of 16 KiB", 1000, disk::append_16k),
+    path("append a batch of 256 KiB", 40, disk::append_256k),
+    path(
+        "append a batch of 1 record, and roll",
+        50,
+        disk::append_1_rolling,
+    ),
     path(
         "find a fetch slice at the tail",
         10_000,
@@ -111,6 +117,11 @@ const HOT_PATHS: [HotPath; 26] = [
         "write a group of 256 entries to the journal",
         20,
         disk::group_of_256,
+    ),
+    path(
+        "write a group of 256 KiB to the journal",
+        20,
+        disk::group_of_256k,
     ),
 ];
 
@@ -186,6 +197,10 @@ fn batch_1() -> Bytes {
 
 fn batch_16k() -> Bytes {
     batch_of(15, 1024)
+}
+
+fn batch_256k() -> Bytes {
+    batch_of(247, 1024)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A whole broker under the gate: instructions per request by callgrind, and its CPU time.
 //!
-//! One connection with one request in flight, so that every request takes the same way; what differs
+//! One request in flight on a connection, so that every request takes the same way; what differs
 //! between two counts is timers, which fire by the clock. The poll driver stands in for io_uring,
 //! which valgrind cannot run in a program with threads: the drivers' own cost is in the CPU time.
 
@@ -9,151 +9,119 @@ use std::time::Duration;
 use super::baseline::{Cost, Entry};
 use super::callgrind::{self, Counts};
 use super::is_wanted;
+use super::scenes::{BATCHES, ONE_RECORD, SCENES, Scene};
 use crate::cli::GateArgs;
 use crate::failure::Failure;
 use crate::phase::Limit;
 use crate::report::{Spread, Summary};
 use crate::run::{self, Broker, Run};
-use crate::target::{Directory, Durability, Kind, SpawnArgs, Target};
+use crate::target::{Directory, Kind, SpawnArgs, Target};
 use crate::transport::Transport;
-use crate::workload::{Workload, records_that_fit};
+use crate::workload::Workload;
 
 /// Repeats differ by 0.1 %.
-const LIMIT: f64 = 0.03;
+const FETCH_LIMIT: f64 = 0.03;
 /// CPU time of a short run on a shared machine; see results/ for how far it goes by itself.
 const FACTOR: f64 = 2.0;
 /// Runs of a cost; the median counts.
 const COST_RUNS: usize = 3;
 
-/// What is sent so often.
+/// A log that is read again and again.
 #[derive(Clone, Copy)]
-pub(super) struct Scene {
+struct Fetch {
     name: &'static str,
-    pub(super) durability: Durability,
-    record_bytes: usize,
-    batch_bytes: usize,
-    /// Requests of the shorter run; the longer one has three times as many.
-    requests: u64,
+    /// Its batches.
+    filled_with: Scene,
+    fill_bytes: u64,
+    /// What an answer may have, but for its first batch.
+    bytes_max: i32,
+    /// How often the shorter run reads it, and how much more often the longer one.
+    passes: (u64, u64),
 }
 
-impl Scene {
-    /// Its name without [`NAME_PREFIX`].
-    pub(super) fn load(self) -> &'static str {
-        self.name.trim_start_matches(NAME_PREFIX)
-    }
-}
-
-pub(super) const SCENES: [Scene; 3] = [
-    Scene {
-        name: "broker: produce 1 record, page-cache",
-        durability: Durability::PageCache,
-        record_bytes: 100,
-        batch_bytes: 1,
-        requests: 1000,
+const FETCHES: [Fetch; 2] = [
+    Fetch {
+        name: "broker: fetch 64 KiB",
+        filled_with: BATCHES,
+        fill_bytes: 8 << 20,
+        // Small enough for the socket: how often a sendfile(2) finds it full is the reader's doing.
+        bytes_max: 64 << 10,
+        // 5 % of them is a whole one.
+        passes: (4, 20),
     },
-    Scene {
-        name: "broker: produce 1 record, durable",
-        durability: Durability::Durable,
-        record_bytes: 100,
-        batch_bytes: 1,
-        requests: 300,
-    },
-    Scene {
-        name: "broker: produce 16 KiB, page-cache",
-        durability: Durability::PageCache,
-        record_bytes: 1024,
-        batch_bytes: 16 << 10,
-        requests: 500,
+    Fetch {
+        name: "broker: fetch 1 record",
+        filled_with: ONE_RECORD,
+        fill_bytes: 16 << 10,
+        bytes_max: 1,
+        passes: (2, 10),
     },
 ];
-/// Every entry of this file begins with it.
-pub(super) const NAME_PREFIX: &str = "broker: ";
-const FETCH: &str = "broker: fetch 64 KiB";
-/// Small enough for the socket: how often a sendfile(2) finds it full is the reader's doing.
-const FETCH_BYTES_MAX: i32 = 64 << 10;
-/// How often the longer run fetches all of it more than the shorter one: 5 % of them is a whole one.
-const FETCH_PASSES: u64 = 20;
 
 /// Instructions of a broker per request.
 pub(super) async fn count<T: Transport>(args: &GateArgs) -> Result<Vec<Entry>, Failure> {
     let mut entries = Vec::new();
     for scene in SCENES {
         if is_wanted(args, scene.name) {
-            let few = produce_under_callgrind::<T>(args, scene, scene.requests).await?;
-            let many = produce_under_callgrind::<T>(args, scene, 3 * scene.requests).await?;
-            entries.push(entry(scene.name, few, many, 2 * scene.requests));
+            let few = scene_under_callgrind::<T>(args, scene, scene.requests).await?;
+            let many = scene_under_callgrind::<T>(args, scene, 3 * scene.requests).await?;
+            let item = few.per_item(many, 2 * scene.requests);
+            entries.push(Entry::new(scene.name.to_owned(), item, scene.limit));
         }
     }
-    if is_wanted(args, FETCH) {
-        // A planted slow-down fetches all of it so many per cent more often than is told.
-        let planted = FETCH_PASSES * args.plant / 100;
-        let (few, requests) = fetch_under_callgrind::<T>(args, 4).await?;
-        let passes = 4 + FETCH_PASSES + planted;
-        let (many, more_requests) = fetch_under_callgrind::<T>(args, passes).await?;
-        let told = (more_requests - requests) * FETCH_PASSES / (FETCH_PASSES + planted);
-        entries.push(entry(FETCH, few, many, told));
+    for fetch in FETCHES {
+        if is_wanted(args, fetch.name) {
+            let (few, more) = fetch.passes;
+            // A planted slow-down fetches all of it so many per cent more often than is told.
+            let planted = more * args.plant / 100;
+            let (less, requests) = fetch_under_callgrind::<T>(args, fetch, few).await?;
+            let passes = few + more + planted;
+            let (many, more_requests) = fetch_under_callgrind::<T>(args, fetch, passes).await?;
+            let told = (more_requests - requests) * more / (more + planted);
+            let item = less.per_item(many, told);
+            entries.push(Entry::new(fetch.name.to_owned(), item, FETCH_LIMIT));
+        }
     }
     Ok(entries)
 }
 
-fn entry(name: &str, few: Counts, many: Counts, items: u64) -> Entry {
-    Entry::new(name.to_owned(), few.per_item(many, items), LIMIT)
-}
-
 /// A broker whose callgrind writes into the directory when it ends.
-async fn spawn(
-    args: &GateArgs,
-    durability: Durability,
-    directory: &Directory,
-) -> Result<Target, Failure> {
+async fn spawn(args: &GateArgs, scene: Scene, directory: &Directory) -> Result<Target, Failure> {
     let mut spawn_args: SpawnArgs = args.spawn_args.clone();
     spawn_args.wrapper = callgrind::wrapper(directory.path());
+    scene.arrange(&mut spawn_args);
     // Valgrind 3.19 runs one thread at a time and holds it through an io_uring_enter(2) that waits.
-    let mut words = vec!["--io", "poll"];
-    if spawn_args.no_pin {
-        words.extend(["--cores", "1"]);
-    }
-    let words = words.into_iter().map(str::to_owned);
+    // Nor does it serve what it counts: a page costs instructions, too.
+    let words = ["--io", "poll", "--http", "none"].map(str::to_owned);
     spawn_args.broker_arg.splice(0..0, words);
-    Target::spawn(Kind::Ringlog, durability, &spawn_args).await
+    Target::spawn(Kind::Ringlog, scene.durability, &spawn_args).await
 }
 
-pub(super) fn workload(scene: Scene) -> Result<Workload, Failure> {
-    Ok(Workload {
-        record_bytes: scene.record_bytes,
-        records_per_batch: records_that_fit(scene.record_bytes, scene.batch_bytes)?,
-        verify: false,
-        ..Workload::default()
-    })
-}
-
-async fn produce_under_callgrind<T: Transport>(
+async fn scene_under_callgrind<T: Transport>(
     args: &GateArgs,
     scene: Scene,
     requests: u64,
 ) -> Result<Counts, Failure> {
     let directory = Directory::new(&args.spawn_args, "gate")?;
-    let target = spawn(args, scene.durability, &directory).await?;
-    let limit = Limit {
-        duration: None,
-        requests: Some(requests + requests * args.plant / 100),
-    };
-    run::produce::<T>(broker(&target), &workload(scene)?, Duration::ZERO, limit).await?;
+    let target = spawn(args, scene, &directory).await?;
+    let planted = requests * args.plant / 100;
+    scene.run::<T>(&target, requests + planted).await?;
     target.stop()?;
     callgrind::read(directory.path())
 }
 
 async fn fetch_under_callgrind<T: Transport>(
     args: &GateArgs,
+    fetch: Fetch,
     passes: u64,
 ) -> Result<(Counts, u64), Failure> {
     let directory = Directory::new(&args.spawn_args, "gate")?;
-    let target = spawn(args, Durability::PageCache, &directory).await?;
+    let target = spawn(args, fetch.filled_with, &directory).await?;
     let load = Workload {
-        fetch_bytes_max: FETCH_BYTES_MAX,
-        ..workload(SCENES[2])?
+        fetch_bytes_max: fetch.bytes_max,
+        ..fetch.filled_with.workload()?
     };
-    let run = run::fetch::<T>(broker(&target), &load, 8 << 20, passes as usize).await?;
+    let run = run::fetch::<T>(broker(&target), &load, fetch.fill_bytes, passes as usize).await?;
     target.stop()?;
     Ok((callgrind::read(directory.path())?, run.summary.requests))
 }
@@ -172,11 +140,11 @@ pub(super) async fn costs<T: Transport>(args: &GateArgs) -> Result<Vec<Cost>, Fa
     let mut costs = Vec::new();
     let name = "broker CPU, 16 KiB batches, s/GB";
     if is_wanted(args, name) {
-        costs.push(cost::<T>(args, name, SCENES[2], per_gigabyte).await?);
+        costs.push(cost::<T>(args, name, BATCHES, per_gigabyte).await?);
     }
     let name = "broker CPU, requests of 1 record, us";
     if is_wanted(args, name) {
-        costs.push(cost::<T>(args, name, SCENES[0], per_request).await?);
+        costs.push(cost::<T>(args, name, ONE_RECORD, per_request).await?);
     }
     Ok(costs)
 }
@@ -194,7 +162,7 @@ async fn cost<T: Transport>(
             partitions: 4,
             connections: 4,
             in_flight: 4,
-            ..workload(scene)?
+            ..scene.workload()?
         };
         let limit = Limit {
             duration: Some(Duration::from_millis(1500)),

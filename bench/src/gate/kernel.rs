@@ -4,17 +4,13 @@
 //! broker itself counts (`/metrics`). Two loads on one broker, the second of them longer: the difference
 //! has no connecting and no creating of topics in it. What is left of the clock are timers.
 
-use std::time::Duration;
-
 use super::baseline::Counter;
-use super::broker::{SCENES, Scene, broker, workload};
 use super::is_wanted;
+use super::scenes::{SCENES, Scene};
 use crate::cli::GateArgs;
 use crate::failure::Failure;
-use crate::phase::Limit;
 use crate::report::say;
 use crate::resources::Page;
-use crate::run;
 use crate::target::{Kind, SpawnArgs, Target};
 use crate::transport::Transport;
 
@@ -34,7 +30,7 @@ const FAMILIES: [(&str, &str); 5] = [
 /// The counters per request of each scene.
 pub(super) async fn count<T: Transport>(args: &GateArgs) -> Result<Vec<Counter>, Failure> {
     let mut counters = Vec::new();
-    for scene in SCENES {
+    for scene in SCENES.into_iter().filter(|scene| scene.asks_the_same) {
         let names = FAMILIES.map(|(what, _)| format!("{NAME_PREFIX}{}, {what}", scene.load()));
         if !names.iter().any(|name| is_wanted(args, name)) {
             continue;
@@ -57,18 +53,13 @@ async fn per_request<T: Transport>(
     scene: Scene,
 ) -> Result<[f64; FAMILIES.len()], Failure> {
     let mut spawn_args: SpawnArgs = args.spawn_args.clone();
-    let mut words = vec!["--http", "127.0.0.1:0"];
-    if spawn_args.no_pin {
-        words.extend(["--cores", "1"]);
-    }
-    let words = words.into_iter().map(str::to_owned);
-    spawn_args.broker_arg.splice(0..0, words);
+    scene.arrange(&mut spawn_args);
     let target = Target::spawn(Kind::Ringlog, scene.durability, &spawn_args).await?;
     let before = read(&target)?;
     let planted = |requests: u64| requests + requests * args.plant / 100;
-    produce::<T>(&target, scene, planted(REQUESTS)).await?;
+    scene.run::<T>(&target, planted(REQUESTS)).await?;
     let between = read(&target)?;
-    produce::<T>(&target, scene, planted(3 * REQUESTS)).await?;
+    scene.run::<T>(&target, planted(3 * REQUESTS)).await?;
     let after = read(&target)?;
     target.stop()?;
     let of = |index: usize| {
@@ -79,19 +70,6 @@ async fn per_request<T: Transport>(
         (many as f64 - few as f64) / (2 * REQUESTS) as f64
     };
     Ok(std::array::from_fn(of))
-}
-
-async fn produce<T: Transport>(
-    target: &Target,
-    scene: Scene,
-    requests: u64,
-) -> Result<(), Failure> {
-    let limit = Limit {
-        duration: None,
-        requests: Some(requests),
-    };
-    run::produce::<T>(broker(target), &workload(scene)?, Duration::ZERO, limit).await?;
-    Ok(())
 }
 
 fn read(target: &Target) -> Result<[u64; FAMILIES.len()], Failure> {

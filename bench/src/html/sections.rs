@@ -1,7 +1,7 @@
 //! The parts of the page that are words and tables.
 
-use super::costs;
 use super::svg::{count, escape, short, time};
+use super::{costs, stages};
 use crate::report::{Document, Latency, Measurement, Status, Summary};
 use crate::resources::{Count, PERF};
 use crate::table::{Table, digits};
@@ -285,6 +285,7 @@ pub(super) fn details(measurement: &Measurement) -> String {
         html.push_str(&format!("<h2>Latency</h2>\n{}", grid(&columns, &rows)));
     }
     if summary.is_measured() {
+        html.push_str(&stages::tables(summary));
         html.push_str(&format!("<h2>What it cost</h2>\n{}", costs::table(summary)));
     }
     let workload = measurement.workload.iter().map(|(name, value)| {

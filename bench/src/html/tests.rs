@@ -5,7 +5,7 @@ use super::*;
 use crate::environment::Environment;
 use crate::phase::{Counted, histogram};
 use crate::report::{Effect, Summary};
-use crate::resources::Resources;
+use crate::resources::{Breakdown, Resources, StageTimes};
 use crate::series::{Recorder, Sample};
 use crate::table::{Objective, Point, Sweep, Table};
 use std::time::{Duration, Instant};
@@ -110,6 +110,44 @@ fn a_page_of_one_result_has_all_its_charts_and_loads_nothing() {
         let own = page.replace("http://www.w3.org/2000/svg", "");
         assert!(!own.contains(loaded), "{loaded}");
     }
+}
+
+#[test]
+fn where_the_time_went_is_a_bar_of_all_its_stages_and_a_table() {
+    let times = |stage: &str, mean_us: f64, slowest_us| StageTimes {
+        stage: stage.to_owned(),
+        mean_us,
+        p50_us: mean_us,
+        p99_us: 2.0 * mean_us,
+        slowest_us,
+    };
+    let mut document = document("one", &["produce"]);
+    let resources = &mut document.measurements[0].summary.resources;
+    resources.broker_stages = vec![Breakdown {
+        request: "Produce".to_owned(),
+        samples: 7,
+        stages: vec![
+            times("append", 30.0, Some(40.0)),
+            times("journal", 90.0, Some(4960.0)),
+        ],
+        whole: times("whole", 120.0, Some(5000.0)),
+    }];
+    let page = page(std::slice::from_ref(&document));
+    let drawings = drawings(&page);
+    assert_eq!(drawings.len(), 5, "one more than without");
+    // A quarter, and three, of a bar.
+    for width in ["width=\"114.5\"", "width=\"343.5\""] {
+        assert!(drawings[4].contains(width), "no {width} in {}", drawings[4]);
+    }
+    for cell in ["75.0 %", "Produce, 7 sampled", "5\u{a0}ms"] {
+        assert!(page.contains(cell), "no {cell}");
+    }
+    let lines = document.measurements[0].summary.lines();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("7 requests were sampled"))
+    );
 }
 
 #[test]

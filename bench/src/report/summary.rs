@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::LAG_P99_NS_MAX;
 use crate::hdr;
 use crate::phase::Counted;
-use crate::resources::Resources;
+use crate::resources::{Breakdown, Resources};
 use crate::series::{Interval, PerRequest, number};
 use crate::table::digits;
 
@@ -365,6 +365,8 @@ impl Summary {
             }
             None => "verified     nothing (--no-verify)".to_owned(),
         });
+        let stages = self.resources.broker_stages.iter();
+        lines.extend(stages.flat_map(Breakdown::lines));
         lines
     }
 }

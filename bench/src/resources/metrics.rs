@@ -1,4 +1,4 @@
-//! What a Ringlog says of its system calls: `/metrics`, whose address its port file has.
+//! What a Ringlog says of itself, its system calls among it: `/metrics`, whose address its port file has.
 //!
 //! It counts the calls of the shards' threads, at no cost to them; what helper threads do is not in it.
 //! Asked before and after a measured phase, never in it. Other brokers have no such page.
@@ -37,10 +37,58 @@ impl Page {
         Ok(Self { address, text })
     }
 
+    /// The samples of one name.
+    pub(crate) fn series<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Series<'a>> {
+        self.text.lines().filter_map(move |line| {
+            let (labels, value) = line
+                .strip_prefix(name)?
+                .strip_prefix('{')?
+                .split_once('}')?;
+            let value = value.trim().parse().ok()?;
+            Some(Series { labels, value })
+        })
+    }
+
+    /// A page that nobody was asked for.
+    #[cfg(test)]
+    pub(super) fn told(text: &str) -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            text: text.to_owned(),
+        }
+    }
+
     /// The sum of a family's samples over all shards.
     pub(crate) fn sum(&self, family: &str) -> Result<u64, String> {
         let none = || format!("/metrics of {} has no {family}", self.address);
         sum(&self.text, family).ok_or_else(none)
+    }
+}
+
+/// A sample of the page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Series<'a> {
+    labels: &'a str,
+    /// Its value.
+    pub(crate) value: f64,
+}
+
+impl<'a> Series<'a> {
+    /// The value of a label; those that are asked for here hold no commas or quotes.
+    pub(crate) fn label(&self, name: &str) -> Option<&'a str> {
+        let mut labels = self
+            .labels
+            .split(',')
+            .filter_map(|one| one.split_once("=\""));
+        let (_, value) = labels.find(|(label, _)| *label == name)?;
+        value.strip_suffix('"')
+    }
+
+    /// Whether it has all these labels.
+    pub(crate) fn has(&self, labels: &[(&str, &str)]) -> bool {
+        labels
+            .iter()
+            .all(|(name, value)| self.label(name) == Some(value))
     }
 }
 

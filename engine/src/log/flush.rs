@@ -135,6 +135,17 @@ impl Log {
         let Some(indexes) = indexes else {
             return Ok(());
         };
+        let (_, following) = self.extent(base_offset);
+        if following <= self.recovery_point() {
+            // Built anew because they could not be read. The next start believes what it finds here,
+            // also if this is interrupted.
+            for kind in [SegmentFileKind::Index, SegmentFileKind::TimeIndex] {
+                remove_file_if_there(self.io(), &self.path(base_offset, kind)).await?;
+            }
+            let directory = self.directory();
+            let synced = self.io().sync_directory(&directory).await;
+            synced.at("sync", &directory)?;
+        }
         match self.write_indexes(base_offset, &indexes).await {
             // A start builds them from the log: no reason to take no appends any more.
             Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::StorageFull => {
@@ -153,11 +164,13 @@ impl Log {
         Ok(())
     }
 
+    /// The time index first: where there is an offset index, the time index is whole. Entries that an
+    /// offset index lacks cost a longer search only; those that a time index lacks hide records.
     async fn write_indexes(&self, base_offset: i64, indexes: &Indexes) -> Result<(), LogError> {
-        let offsets = self.path(base_offset, SegmentFileKind::Index);
-        write_file(self.io(), &offsets, indexes.encode_offsets()).await?;
         let times = self.path(base_offset, SegmentFileKind::TimeIndex);
-        write_file(self.io(), &times, indexes.encode_times()).await
+        write_file(self.io(), &times, indexes.encode_times()).await?;
+        let offsets = self.path(base_offset, SegmentFileKind::Index);
+        write_file(self.io(), &offsets, indexes.encode_offsets()).await
     }
 
     /// Writes again everything from the recovery point on, so that the next flush really syncs it.

@@ -105,7 +105,9 @@ impl Indexes {
             }
             indexes.times.push(entry);
         }
-        Some(indexes)
+        // Both get entries at the same time, if there are timestamps at all (not so with magic 0).
+        let is_cut = indexes.times.is_empty() && !indexes.offsets.is_empty();
+        (!is_cut).then_some(indexes)
     }
 
     /// The offset index as its file has it.

@@ -206,7 +206,7 @@ async fn append_durably(
         .map_err(|_| ResponseError::MessageTooLarge)?
         .freeze();
     let outcome = partition
-        .append(shard, batch, Origin::Coordinator)
+        .append(shard, batch, Origin::Coordinator, None)
         .await
         .map_err(|refused| {
             log::error!(

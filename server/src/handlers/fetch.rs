@@ -24,6 +24,7 @@ use ringlog_engine::clock::Instant;
 use ringlog_engine::record::conversion::{self, ConversionLimits};
 
 use crate::dispatch::{Answer, Call, Handled, Refused};
+use crate::metrics::trace::{Stage, Trace, stamp};
 use crate::net::response::{Part, Response};
 use crate::shard::Shard;
 use encode::{PartitionAnswer, encode, encode_error};
@@ -39,6 +40,8 @@ struct Terms {
     max_bytes: u32,
     min_bytes: u64,
     deadline: Instant,
+    /// The stamps of the request, if it is sampled.
+    trace: Option<Rc<Trace>>,
 }
 
 pub(crate) fn handle(call: Call) -> Handled {
@@ -62,6 +65,7 @@ fn begin(call: &Call) -> Result<Answer, Refused> {
             .min(shard.broker.config.network.fetch_bytes_max),
         min_bytes: u64::try_from(request.min_bytes).unwrap_or(0),
         deadline: shard.io.now() + wait,
+        trace: call.trace.clone(),
     };
     let now = shard.io.now();
     let opened = shard
@@ -72,7 +76,10 @@ fn begin(call: &Call) -> Result<Answer, Refused> {
         Ok(context) => context,
         Err(error) => return Ok(Answer::Ready(Some(encode_error(version, error)))),
     };
+    stamp(terms.trace.as_deref(), Stage::Read, &shard.io);
     Ok(Answer::Later(Box::pin(async move {
+        // Earlier answers of the connection went before.
+        stamp(terms.trace.as_deref(), Stage::Reply, &shard.io);
         Some(fetch(&shard, context, &terms).await)
     })))
 }
@@ -90,6 +97,7 @@ async fn fetch(shard: &Rc<Shard>, mut context: Context, terms: &Terms) -> Respon
             break found;
         }
         wait(shard, &context.wanted, &found, terms.deadline).await;
+        stamp(terms.trace.as_deref(), Stage::Wait, &shard.io);
     };
     let mut answers = Vec::with_capacity(found.len());
     for (slot, found) in found.into_iter().enumerate() {
@@ -98,6 +106,7 @@ async fn fetch(shard: &Rc<Shard>, mut context: Context, terms: &Terms) -> Respon
         }
         answers.push(answer(shard, slot, found, &context.wanted[slot], terms).await);
     }
+    stamp(terms.trace.as_deref(), Stage::Read, &shard.io);
     let bytes: usize = answers.iter().map(PartitionAnswer::bytes).sum();
     let bytes_out = &shard.counters.bytes_out;
     bytes_out.set(bytes_out.get() + bytes as u64);
@@ -124,14 +133,24 @@ async fn read_all(shard: &Rc<Shard>, wanted: &[Wanted], terms: &Terms) -> Vec<Fo
     let mut budget = terms.max_bytes;
     let mut at_least_one = true;
     for (owner, reads) in plan {
+        stamp(terms.trace.as_deref(), Stage::Read, &shard.io);
         let results = if owner == shard.id {
             read_here(shard, &reads, budget, at_least_one).await
         } else {
+            let is_sampled = terms.trace.is_some();
             let job = move |shard: Rc<Shard>| async move {
-                read_here(&shard, &reads, budget, at_least_one).await
+                let trace = Trace::away(is_sampled, &shard.io);
+                let found = read_here(&shard, &reads, budget, at_least_one).await;
+                stamp(trace.as_ref(), Stage::Read, &shard.io);
+                (found, Trace::stamps(trace))
             };
             shard.count_hop(owner);
-            shard.on(owner, job).await.unwrap_or_default()
+            let (found, stamps) = shard.on(owner, job).await.unwrap_or_default();
+            if let Some(trace) = &terms.trace {
+                trace.back(stamps);
+                trace.stamp(Stage::Hop, shard.io.instant());
+            }
+            found
         };
         for (slot, result) in results {
             let bytes = result.slice.as_ref().map_or(0, |slice| slice.length);

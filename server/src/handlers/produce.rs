@@ -20,6 +20,7 @@ use kafka_protocol::protocol::StrBytes;
 use ringlog_engine::journal::Lsn;
 
 use crate::dispatch::{Answer, Call, Handled, Refused};
+use crate::metrics::trace::{Stage, Stamp, Trace, stamp};
 use crate::net::response::Response;
 use crate::partition::{AppendError, Origin, Outcome};
 use crate::shard::Shard;
@@ -47,7 +48,15 @@ struct Done {
 /// The appends of one shard: done, or on their way.
 enum Part {
     Here(Vec<Done>, Option<Lsn>),
-    There(oneshot::Receiver<Vec<Done>>),
+    There(oneshot::Receiver<(Vec<Done>, Vec<Stamp>)>),
+}
+
+/// What holds for all appends of a request.
+#[derive(Clone, Copy)]
+struct Terms<'a> {
+    acks: i16,
+    version: i16,
+    trace: Option<&'a Trace>,
 }
 
 pub(crate) fn handle(call: Call) -> Handled {
@@ -60,7 +69,12 @@ async fn produce(call: Call) -> Result<Answer, Refused> {
     let mut response = skeleton(&request);
     let parts = if matches!(acks, ACKS_ALL | ACKS_NONE | ACKS_LEADER) {
         let plan = plan(&call.shard, &mut request);
-        append_all(&call.shard, plan, acks, version).await
+        let terms = Terms {
+            acks,
+            version,
+            trace: call.trace.as_deref(),
+        };
+        append_all(&call.shard, plan, terms).await
     } else {
         refuse_all(&mut response, ResponseError::InvalidRequiredAcks);
         Vec::new()
@@ -69,12 +83,15 @@ async fn produce(call: Call) -> Result<Answer, Refused> {
         return without_answer(parts, &mut response).await;
     }
     if let [Part::Here(_, None)] | [] = &parts[..] {
-        fill(&call.shard, parts, &mut response).await;
+        fill(&call.shard, parts, &mut response, None).await;
         return call.ready(&response);
     }
-    let shard = call.shard.clone();
+    let (shard, trace) = (call.shard.clone(), call.trace.clone());
+    if let Some(trace) = &trace {
+        watch_journal(&shard, &parts, trace);
+    }
     Ok(Answer::Later(Box::pin(async move {
-        fill(&shard, parts, &mut response).await;
+        fill(&shard, parts, &mut response, trace.as_deref()).await;
         Response::encode(&response, version)
             .map_err(|error| log::error!("produce: {error}"))
             .ok()
@@ -125,33 +142,68 @@ fn plan(shard: &Shard, request: &mut ProduceRequest) -> BTreeMap<usize, Vec<Work
 async fn append_all(
     shard: &Rc<Shard>,
     plan: BTreeMap<usize, Vec<Work>>,
-    acks: i16,
-    version: i16,
+    terms: Terms<'_>,
 ) -> Vec<Part> {
     let mut parts = Vec::with_capacity(plan.len());
     for (owner, work) in plan {
         if owner == shard.id {
-            let (done, lsn) = append_here(shard, work, acks, version).await;
+            let (done, lsn) = append_here(shard, work, terms).await;
+            stamp(terms.trace, Stage::Append, &shard.io);
             parts.push(Part::Here(done, lsn));
         } else {
-            let job = move |shard: Rc<Shard>| async move {
-                let (mut done, lsn) = append_here(&shard, work, acks, version).await;
-                wait_durable(&shard, &mut done, lsn).await;
-                done
-            };
             shard.count_hop(owner);
-            parts.push(Part::There(shard.post(owner, job).await));
+            stamp(terms.trace, Stage::Append, &shard.io);
+            parts.push(Part::There(append_there(shard, owner, work, terms).await));
         }
     }
     parts
+}
+
+async fn append_there(
+    shard: &Rc<Shard>,
+    owner: usize,
+    work: Vec<Work>,
+    terms: Terms<'_>,
+) -> oneshot::Receiver<(Vec<Done>, Vec<Stamp>)> {
+    let Terms { acks, version, .. } = terms;
+    let is_sampled = terms.trace.is_some();
+    let job = move |shard: Rc<Shard>| async move {
+        let trace = Trace::away(is_sampled, &shard.io);
+        let terms = Terms {
+            acks,
+            version,
+            trace: trace.as_ref(),
+        };
+        let (mut done, lsn) = append_here(&shard, work, terms).await;
+        stamp(trace.as_ref(), Stage::Append, &shard.io);
+        if lsn.is_some() {
+            wait_durable(&shard, &mut done, lsn).await;
+            stamp(trace.as_ref(), Stage::Journal, &shard.io);
+        }
+        (done, Trace::stamps(trace))
+    };
+    shard.post(owner, job).await
+}
+
+/// Notes when the appends of a sampled request are durable: its answer may ask later, behind others.
+fn watch_journal(shard: &Rc<Shard>, parts: &[Part], trace: &Rc<Trace>) {
+    for part in parts {
+        if let Part::Here(_, Some(lsn)) = part {
+            let (shard, trace, lsn) = (shard.clone(), trace.clone(), *lsn);
+            shard.io.clone().spawn(async move {
+                // That it is lost is the answer's to tell.
+                let _ = shard.durable(lsn).await;
+                trace.durable(shard.io.instant());
+            });
+        }
+    }
 }
 
 /// Appends on the shard that owns the partitions. The position is what acks=all waits for.
 async fn append_here(
     shard: &Rc<Shard>,
     work: Vec<Work>,
-    acks: i16,
-    version: i16,
+    terms: Terms<'_>,
 ) -> (Vec<Done>, Option<Lsn>) {
     let mut done = Vec::with_capacity(work.len());
     let mut newest = None;
@@ -163,9 +215,9 @@ async fn append_here(
         records,
     } in work
     {
-        let result = append_one(shard, &topic, index, records, acks, version).await;
+        let result = append_one(shard, &topic, index, records, terms).await;
         if let Ok((outcome, _)) = &result
-            && acks == ACKS_ALL
+            && terms.acks == ACKS_ALL
         {
             newest = newest.max(outcome.lsn);
         }
@@ -183,8 +235,7 @@ async fn append_one(
     topic: &str,
     index: i32,
     records: Option<Bytes>,
-    acks: i16,
-    version: i16,
+    terms: Terms<'_>,
 ) -> Result<(Outcome, i64), AppendError> {
     let Some(partition) = shard.partition_when_open(topic, index).await else {
         let known = shard
@@ -202,7 +253,7 @@ async fn append_one(
         });
     };
     let config = partition.topic().config.clone();
-    if acks == ACKS_ALL && config.min_insync_replicas > 1 {
+    if terms.acks == ACKS_ALL && config.min_insync_replicas > 1 {
         let message = format!(
             "min.insync.replicas is {}, but there is one replica",
             config.min_insync_replicas
@@ -213,8 +264,9 @@ async fn append_one(
         });
     }
     let records = records.unwrap_or_default();
+    let version = terms.version;
     let outcome = partition
-        .append(shard, records, Origin::Client { version })
+        .append(shard, records, Origin::Client { version }, terms.trace)
         .await?;
     Ok((outcome, partition.log.log_start_offset()))
 }
@@ -232,15 +284,23 @@ async fn wait_durable(shard: &Shard, done: &mut [Done], lsn: Option<Lsn>) {
     }
 }
 
-async fn fill(shard: &Rc<Shard>, parts: Vec<Part>, response: &mut ProduceResponse) {
+async fn fill(
+    shard: &Rc<Shard>,
+    parts: Vec<Part>,
+    response: &mut ProduceResponse,
+    trace: Option<&Trace>,
+) {
     for part in parts {
         let done = match part {
             Part::Here(mut done, lsn) => {
                 wait_durable(shard, &mut done, lsn).await;
+                if let (Some(trace), true) = (trace, lsn.is_some()) {
+                    trace.durable(shard.io.instant());
+                }
                 done
             }
             // The shard has stopped: the client asks again, somewhere else or later.
-            Part::There(result) => match result.await {
+            Part::There(result) => match come_back(shard, result, trace).await {
                 Ok(done) => done,
                 Err(_) => return refuse_all(response, ResponseError::NotLeaderOrFollower),
             },
@@ -269,6 +329,27 @@ async fn fill(shard: &Rc<Shard>, parts: Vec<Part>, response: &mut ProduceRespons
     }
 }
 
+/// What another shard has done. Its way back counts if it was waited for: else earlier answers were.
+async fn come_back(
+    shard: &Rc<Shard>,
+    mut result: oneshot::Receiver<(Vec<Done>, Vec<Stamp>)>,
+    trace: Option<&Trace>,
+) -> Result<Vec<Done>, oneshot::Canceled> {
+    let Some(trace) = trace else {
+        return result.await.map(|(done, _)| done);
+    };
+    let (done, stamps) = match result.try_recv()? {
+        Some((done, stamps)) => {
+            trace.back(stamps);
+            return Ok(done);
+        }
+        None => result.await?,
+    };
+    trace.back(stamps);
+    trace.stamp(Stage::Hop, shard.io.instant());
+    Ok(done)
+}
+
 /// acks=0 has no answer; as in Kafka, an error closes the connection, so that the producer looks
 /// for newer metadata.
 async fn without_answer(
@@ -278,7 +359,7 @@ async fn without_answer(
     for part in parts {
         let done = match part {
             Part::Here(done, _) => done,
-            Part::There(result) => result.await.unwrap_or_default(),
+            Part::There(result) => result.await.unwrap_or_default().0,
         };
         for Done {
             topic_slot,

@@ -4,6 +4,8 @@
 //! kafka_exporter for the lag, so that dashboards find them; what only this broker has begins with
 //! `ringlog_`. Lines of text without a library: one function writes them all.
 
+pub(crate) mod stages;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
@@ -67,6 +69,7 @@ pub(crate) fn text(reports: &[Report]) -> String {
     let mut text = Text::default();
     traffic(&mut text, reports);
     requests(&mut text, reports);
+    stages::write(&mut text, reports);
     partitions(&mut text, reports);
     groups(&mut text, reports);
     shards(&mut text, reports);
@@ -394,14 +397,22 @@ fn by_shard<T>(
 #[cfg(test)]
 mod tests {
     use kafka_protocol::messages::ApiKey;
+    use ringlog_engine::clock::Instant;
     use ringlog_engine::io::IoCounters;
 
+    use super::super::trace::{Stage, Traces};
     use super::super::{GroupOffset, PartitionReport};
     use super::*;
 
+    /// Of which one request is a sample.
     fn report(shard: usize) -> Report {
         let mut produced = Requests::default();
         produced.total.record(Duration::from_micros(100));
+        let traces = Traces::new(1, 0);
+        let at = |micros: u64| Instant(micros * 1000);
+        let trace = traces.begin(0, at(10), at(11), at(13));
+        trace.stamp(Stage::Append, at(20));
+        traces.end(&trace, at(25));
         Report {
             shard,
             uptime: Duration::from_secs(2),
@@ -424,6 +435,8 @@ mod tests {
             }],
             groups: Vec::new(),
             topics: 2,
+            now: at(1_000_025),
+            traced: traces.report(at(1_000_025)),
         }
     }
 
@@ -445,6 +458,14 @@ mod tests {
             "kafka_log_log_logendoffset{topic=\"t\\\"0\",partition=\"3\"} 12",
             "kafka_consumergroup_lag{consumergroup=\"g\",topic=\"t\\\"1\",partition=\"3\"} 7",
             "ringlog_shard_ring_entries_total{shard=\"1\"} 7",
+            "ringlog_request_sampled_seconds_bucket{request=\"Produce\",shard=\"0\",le=\"0.000012\"} 0",
+            "ringlog_request_sampled_seconds_bucket{request=\"Produce\",shard=\"0\",le=\"0.000016\"} 1",
+            "ringlog_request_sampled_seconds_sum{request=\"Produce\",shard=\"0\"} 0.000015",
+            "ringlog_request_stage_seconds_sum{request=\"Produce\",shard=\"1\",stage=\"append\"} 0.000007",
+            "ringlog_request_stage_seconds_count{request=\"Produce\",shard=\"1\",stage=\"hop\"} 1",
+            "ringlog_request_slowest_seconds{request=\"Produce\",shard=\"0\",rank=\"0\",stage=\"queue\"} \
+             0.000002",
+            "ringlog_request_slowest_age_seconds{request=\"Produce\",shard=\"0\",rank=\"0\"} 1",
         ] {
             assert!(
                 text.lines().any(|found| found == line),
@@ -459,7 +480,9 @@ mod tests {
         let text = text(&[report(0)]);
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
-            let family = name.trim_end_matches("_sum").trim_end_matches("_count");
+            let family = ["_sum", "_count", "_bucket"]
+                .iter()
+                .fold(name, |name, end| name.trim_end_matches(end));
             let is_announced = text.contains(&format!("# TYPE {family} "));
             assert!(
                 is_announced || text.contains(&format!("# TYPE {name} ")),

@@ -19,13 +19,15 @@ use futures_util::future::join;
 use kafka_protocol::protocol::StrBytes;
 use ringlog_engine::clock::Instant;
 use ringlog_engine::io::{Io, Socket};
+use ringlog_engine::log::FileSlice;
 use slab::Slab;
 
 use super::answers::{Answers, Ended};
 use super::foreign_protocol::ForeignProtocol;
 use super::response::Part;
 use crate::dispatch::{self, Answer, Call, Refused};
-use crate::metrics::Stages;
+use crate::metrics::Halves;
+use crate::metrics::trace::{Stage, Trace, stamp};
 use crate::shard::Shard;
 
 /// First receive buffer of a connection, in bytes; idle connections keep no more.
@@ -100,7 +102,28 @@ struct Queued {
     flexible: bool,
     answer: Answer,
     /// Which API, and when; none for bytes of another protocol.
-    stages: Option<(i16, Stages)>,
+    halves: Option<(i16, Halves)>,
+    /// The stamps of a sampled request.
+    trace: Option<Rc<Trace>>,
+}
+
+/// What was received and is no frame yet.
+#[derive(Default)]
+struct Incoming {
+    buffer: BytesMut,
+    /// When its first byte came.
+    begun: Instant,
+    /// When its last byte came.
+    filled: Instant,
+}
+
+/// A whole frame, without its length.
+struct Frame {
+    bytes: Bytes,
+    /// When its first byte came.
+    begun: Instant,
+    /// When its last byte came.
+    whole: Instant,
 }
 
 /// Serves a connection until it ends.
@@ -172,20 +195,21 @@ pub async fn close_idle(shard: Rc<Shard>) {
 }
 
 async fn read(shard: &Rc<Shard>, connection: &Rc<Connection>, answers: &Answers<Queued>) -> End {
-    let mut buffer = BytesMut::new();
+    let mut incoming = Incoming::default();
     loop {
-        let frame = match next_frame(shard, connection, &mut buffer).await {
+        let frame = match next_frame(shard, connection, &mut incoming).await {
             Ok(frame) => frame,
             Err(end) => {
                 if let End::Garbage(_) = &end
-                    && let Some(foreign) = ForeignProtocol::guess(&buffer)
+                    && let Some(foreign) = ForeignProtocol::guess(&incoming.buffer)
                 {
                     let answer = Answer::Raw(Bytes::from(foreign.answer()));
                     let last = Queued {
                         correlation_id: 0,
                         flexible: false,
                         answer,
-                        stages: None,
+                        halves: None,
+                        trace: None,
                     };
                     // The writer may have gone already.
                     let _ = answers.push(last).await;
@@ -205,21 +229,22 @@ async fn read(shard: &Rc<Shard>, connection: &Rc<Connection>, answers: &Answers<
     }
 }
 
-/// The next whole frame, without its length.
+/// The next whole frame.
 async fn next_frame(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
-    buffer: &mut BytesMut,
-) -> Result<Bytes, End> {
+    incoming: &mut Incoming,
+) -> Result<Frame, End> {
     let limit = shard.broker.config.network.request_bytes_max as usize;
-    while buffer.len() < 4 {
+    while incoming.buffer.len() < 4 {
         let room = if shard.io.has_more(&connection.socket) {
             BUFFER_BYTES_BUSY
         } else {
             BUFFER_BYTES_MIN
         };
-        fill(&shard.io, &connection.socket, buffer, room).await?;
+        fill(&shard.io, &connection.socket, incoming, room).await?;
     }
+    let buffer = &incoming.buffer;
     let announced = i32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
     let length = match usize::try_from(announced) {
         Ok(length) if (1..=limit).contains(&length) => length,
@@ -231,49 +256,67 @@ async fn next_frame(
         }
     };
     let whole = 4 + length;
-    while buffer.len() < whole {
-        let missing = whole - buffer.len();
-        let grant = missing.min(BUFFER_BYTES_AT_ONCE.max(buffer.len()));
-        fill(&shard.io, &connection.socket, buffer, grant).await?;
+    while incoming.buffer.len() < whole {
+        let received = incoming.buffer.len();
+        let grant = (whole - received).min(BUFFER_BYTES_AT_ONCE.max(received));
+        fill(&shard.io, &connection.socket, incoming, grant).await?;
     }
-    buffer.advance(4);
-    Ok(buffer.split_to(length).freeze())
+    incoming.buffer.advance(4);
+    let frame = Frame {
+        bytes: incoming.buffer.split_to(length).freeze(),
+        begun: incoming.begun,
+        whole: incoming.filled,
+    };
+    // What is left came with the end of this one.
+    incoming.begun = incoming.filled;
+    Ok(frame)
 }
 
-async fn fill(io: &Io, socket: &Socket, buffer: &mut BytesMut, room: usize) -> Result<(), End> {
-    buffer.reserve(room.max(BUFFER_BYTES_MIN / 4));
+async fn fill(io: &Io, socket: &Socket, incoming: &mut Incoming, room: usize) -> Result<(), End> {
+    let was_empty = incoming.buffer.is_empty();
+    incoming.buffer.reserve(room.max(BUFFER_BYTES_MIN / 4));
     let (filled, count) = io
-        .receive(socket, std::mem::take(buffer), usize::MAX)
+        .receive(socket, std::mem::take(&mut incoming.buffer), usize::MAX)
         .await?;
-    *buffer = filled;
+    incoming.buffer = filled;
+    incoming.filled = io.now();
+    if was_empty {
+        incoming.begun = incoming.filled;
+    }
     if count == 0 { Err(End::Peer) } else { Ok(()) }
 }
 
 async fn handle(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
-    frame: Bytes,
+    frame: Frame,
 ) -> Result<Queued, End> {
-    let request = dispatch::parse(frame).map_err(End::Garbage)?;
+    let request = dispatch::parse(frame.bytes).map_err(End::Garbage)?;
     let (correlation_id, flexible) = (request.correlation_id, request.flexible_answer);
     let (api_key, received) = (request.api_key, shard.io.now());
+    let traces = &shard.counters.traces;
+    let trace = traces
+        .is_due(api_key)
+        .then(|| traces.begin(api_key, frame.begun, frame.whole, shard.io.instant()));
     let call = Call {
         shard: shard.clone(),
         connection: connection.clone(),
         request,
+        trace: trace.clone(),
     };
     match dispatch::dispatch(call).await {
         Ok(answer) => Ok(Queued {
             correlation_id,
             flexible,
             answer,
-            stages: Some((
+            halves: Some((
                 api_key,
-                Stages {
+                Halves {
                     received,
                     handled: shard.io.now(),
                 },
             )),
+            trace,
         }),
         Err(Refused(reason)) => Err(End::Garbage(reason)),
     }
@@ -297,7 +340,7 @@ async fn write(
             Some(next) => Some(next),
             // No more is ready: one system call for all that was.
             None => {
-                gathered.flush(io, connection).await?;
+                gathered.flush(shard, connection).await?;
                 answers.pop().await
             }
         };
@@ -305,7 +348,8 @@ async fn write(
             correlation_id,
             flexible,
             answer,
-            stages,
+            halves,
+            trace,
         }) = next
         else {
             return Ok(());
@@ -320,32 +364,50 @@ async fn write(
             Answer::Later(mut later) => match (&mut later).now_or_never() {
                 Some(response) => response,
                 None => {
-                    gathered.flush(io, connection).await?;
+                    gathered.flush(shard, connection).await?;
                     later.await
                 }
             },
         };
-        if let Some((api_key, stages)) = stages {
-            shard.counters.answered(api_key, stages, io.now());
+        if let Some((api_key, halves)) = halves {
+            shard.counters.answered(api_key, halves, io.now());
         }
         let Some(response) = response else {
-            return gathered.flush(io, connection).await;
+            return gathered.flush(shard, connection).await;
         };
         connection.active.set(io.now());
         let (start, parts) = response.into_frame(correlation_id, flexible);
-        gathered.push(io, connection, start).await?;
+        gathered.push(shard, connection, start).await?;
         for part in parts {
             match part {
-                Part::Bytes(part) => gathered.push(io, connection, part).await?,
+                Part::Bytes(part) => gathered.push(shard, connection, part).await?,
                 Part::File(slice) => {
-                    gathered.flush(io, connection).await?;
-                    let length = u64::from(slice.length);
-                    io.send_file(&connection.socket, &slice.file, slice.position, length)
-                        .await?;
+                    gathered.flush(shard, connection).await?;
+                    send_slice(io, connection, &slice, trace.as_deref()).await?;
                 }
             }
         }
+        if let Some(trace) = trace {
+            gathered.ends(shard, trace);
+        }
     }
+}
+
+/// Sends a slice of a file. What of it had to be read from the disk is told apart.
+async fn send_slice(
+    io: &Io,
+    connection: &Connection,
+    slice: &FileSlice,
+    trace: Option<&Trace>,
+) -> io::Result<()> {
+    stamp(trace, Stage::Reply, io);
+    let (socket, length) = (&connection.socket, u64::from(slice.length));
+    let cold = io.send_file(socket, &slice.file, slice.position, length);
+    let cold = cold.await?;
+    if let Some(trace) = trace {
+        trace.longer(Stage::Read, cold);
+    }
+    Ok(())
 }
 
 /// Bytes that wait to be sent together.
@@ -354,6 +416,8 @@ struct Gathered {
     buffers: Vec<Bytes>,
     bytes: usize,
     has_waited: bool,
+    /// Sampled requests whose answers end in here.
+    traces: Vec<Rc<Trace>>,
 }
 
 impl Gathered {
@@ -362,22 +426,46 @@ impl Gathered {
         !self.buffers.is_empty() && !std::mem::replace(&mut self.has_waited, true)
     }
 
-    async fn push(&mut self, io: &Io, connection: &Connection, bytes: Bytes) -> io::Result<()> {
+    async fn push(
+        &mut self,
+        shard: &Shard,
+        connection: &Connection,
+        bytes: Bytes,
+    ) -> io::Result<()> {
         self.bytes += bytes.len();
         self.buffers.push(bytes);
         if self.bytes >= GATHER_BYTES_MAX {
-            self.flush(io, connection).await?;
+            self.flush(shard, connection).await?;
         }
         Ok(())
     }
 
-    async fn flush(&mut self, io: &Io, connection: &Connection) -> io::Result<()> {
+    /// The answer of a sampled request ends here: it is sent with what waits, or has been sent.
+    fn ends(&mut self, shard: &Shard, trace: Rc<Trace>) {
+        self.traces.push(trace);
+        if self.buffers.is_empty() {
+            self.sent(shard);
+        }
+    }
+
+    async fn flush(&mut self, shard: &Shard, connection: &Connection) -> io::Result<()> {
         self.bytes = 0;
         self.has_waited = false;
         if self.buffers.is_empty() {
             return Ok(());
         }
         let buffers = std::mem::take(&mut self.buffers);
-        io.send(&connection.socket, buffers).await
+        shard.io.send(&connection.socket, buffers).await?;
+        if !self.traces.is_empty() {
+            self.sent(shard);
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self, shard: &Shard) {
+        let now = shard.io.instant();
+        for trace in self.traces.drain(..) {
+            shard.counters.traces.end(&trace, now);
+        }
     }
 }

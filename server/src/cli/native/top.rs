@@ -1,5 +1,7 @@
 //! `ringlog top`: what the shards do, from two looks at `/metrics`.
 
+mod stages;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -66,6 +68,13 @@ struct Look {
 impl Look {
     fn get(&self, name: &str) -> f64 {
         self.samples.get(name).copied().unwrap_or(0.0)
+    }
+
+    /// All series whose names begin so.
+    fn family<'a>(&'a self, family: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+        let of_family = self.samples.range(family.to_owned()..);
+        let of_family = of_family.map(|(name, value)| (name.as_str(), *value));
+        of_family.take_while(move |(name, _)| name.starts_with(family))
     }
 
     /// The values that a label takes in a family.
@@ -187,6 +196,7 @@ fn show(out: &mut dyn Write, before: &Look, now: &Look) -> ToolResult {
         "(times since the start of the broker; first part: decode and append or look up, second: the \
          journal or the wait for data)"
     )?;
+    stages::show(out, before, now)?;
     show_groups(out, now)
 }
 
@@ -270,7 +280,7 @@ fn short(value: f64) -> String {
 mod tests {
     use super::*;
 
-    fn of(text: &str, at: Instant) -> Look {
+    pub(super) fn of(text: &str, at: Instant) -> Look {
         let samples = text.lines().filter_map(|line| {
             let (name, value) = line.rsplit_once(' ')?;
             Some((name.to_owned(), value.parse().ok()?))
