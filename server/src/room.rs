@@ -135,8 +135,16 @@ impl Room {
             IN_USE => QUIET,
             _ => RESTING,
         };
-        self.use_of_late.store(next, Ordering::Relaxed);
-        next == RESTING
+        if next != RESTING {
+            self.use_of_late.store(next, Ordering::Relaxed);
+            return false;
+        }
+        // Not over an append's IN_USE of this moment: nobody would end the rest.
+        let order = Ordering::Relaxed;
+        let begun = self
+            .use_of_late
+            .compare_exchange(QUIET, RESTING, order, order);
+        matches!(begun, Ok(_) | Err(RESTING))
     }
 
     /// Why an append to a partition's directory is refused, if it is. One load where there is room.
@@ -247,8 +255,8 @@ pub async fn wake(shard: &Shard) {
             room.ballast.release(&shard.io).await;
         }
     }
-    room.use_of_late.store(IN_USE, Ordering::Relaxed);
-    if was == RESTING {
+    let before = room.use_of_late.swap(IN_USE, Ordering::Relaxed);
+    if was == RESTING || before == RESTING {
         shard.tell_first(|first| first.room_wanted.notify()).await;
     }
 }

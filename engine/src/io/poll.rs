@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::counters::call;
 use super::executor::ReadyQueue;
-use super::op::{Completion, FileOp, Op, Output, Token};
+use super::op::{Completion, Op, Output, Token};
 use super::system;
 use super::worker::Worker;
 
@@ -72,8 +72,6 @@ impl Poll {
             return Some(Err(error.into()));
         }
         match op {
-            // The file system answers from counters in memory.
-            Op::File(op @ FileOp::Volume(_)) => Some(system::file_op(op)),
             Op::File(op) => {
                 self.worker.start(token, op);
                 None

@@ -92,8 +92,6 @@ impl Uring {
             Op::WriteAt(file, buffers, position) => {
                 return Some(system::write_at(&file, &buffers, position).map(|()| Output::Nothing));
             }
-            // The file system answers from counters in memory.
-            Op::File(op @ FileOp::Volume(_)) => return Some(system::file_op(op)),
             Op::File(op) if !in_ring(&op) => self.worker.start(token, op),
             Op::Send(socket, buffers) => match system::send(&socket, &buffers, 0) {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {

@@ -105,9 +105,7 @@ impl Indexes {
             }
             indexes.times.push(entry);
         }
-        // Both get entries at the same time, if there are timestamps at all (not so with magic 0).
-        let is_cut = indexes.times.is_empty() && !indexes.offsets.is_empty();
-        (!is_cut).then_some(indexes)
+        Some(indexes)
     }
 
     /// The offset index as its file has it.

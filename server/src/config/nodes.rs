@@ -62,6 +62,13 @@ pub(super) fn check(settings: &Settings, listeners: &[Listener], problems: &mut 
             }
         }
     }
+    for listener in listeners {
+        let first = listener.advertised.port;
+        if first > 0 && ports(first).end > 65536 {
+            let what = format!("{cores} shards need {cores} advertised ports from {first} on");
+            refuse(what, "ports end at 65535; begin lower");
+        }
+    }
     let node_id = settings.integer("broker.id").unwrap_or(0);
     if node_id + cores > i64::from(i32::MAX) {
         refuse(

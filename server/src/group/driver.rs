@@ -38,6 +38,8 @@ const BATCH_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Between two tries to read a partition of `__consumer_offsets` on a disk that answers errors.
 const RELOAD_PAUSE_MIN: Duration = Duration::from_millis(50);
 const RELOAD_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// After that what can be read has to do.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of `__consumer_offsets` read at once.
 const READ_BYTES: u32 = 1024 * 1024;
@@ -236,30 +238,63 @@ pub async fn load(shard: &Rc<Shard>, partition: &Rc<Partition>) {
         .borrow_mut()
         .begin_load(now_ms, partition.index);
     perform(shard, actions);
-    let mut pause = RELOAD_PAUSE_MIN;
-    let (loaded, bad_batches) = loop {
-        let mut loaded = LoadedGroups::default();
-        let mut bad_batches = 0u64;
-        let read = read_groups(shard, partition, &mut loaded, &mut bad_batches).await;
-        let Err(error) = read else {
-            break (loaded, bad_batches);
-        };
-        // Offsets that cannot be read now are not offsets that are not there.
-        let may_pass = matches!(error, LogError::Io { .. });
-        log::error!(
-            "Loading {GROUP_TOPIC}-{}: {error}{}",
-            partition.index,
-            if may_pass { "; its groups wait" } else { "" }
-        );
-        if !may_pass {
-            break (loaded, bad_batches);
-        }
-        shard.io.sleep(pause).await;
-        pause = (pause * 2).min(RELOAD_PAUSE_MAX);
-        if shard.is_stopping() || !shard.has(partition) {
+    let mut loaded = LoadedGroups::default();
+    let mut bad_batches = 0u64;
+    match read_groups(shard, partition, &mut loaded, &mut bad_batches).await {
+        Err(error) if may_pass(&error) => {
+            log::error!(
+                "Loading {GROUP_TOPIC}-{}: {error}; its groups wait for up to {} s",
+                partition.index,
+                RELOAD_PATIENCE.as_secs()
+            );
+            shard.io.spawn(load_later(shard.clone(), partition.clone()));
             return;
         }
-    };
+        Err(error) => log::error!("Loading {GROUP_TOPIC}-{}: {error}", partition.index),
+        Ok(()) => {}
+    }
+    finish_load(shard, partition, loaded, bad_batches);
+}
+
+/// Offsets that cannot be read now are not offsets that are not there.
+fn may_pass(error: &LogError) -> bool {
+    use std::io::ErrorKind;
+    match error {
+        LogError::Io { source, .. } => !matches!(
+            source.kind(),
+            ErrorKind::NotFound | ErrorKind::UnexpectedEof
+        ),
+        _ => false,
+    }
+}
+
+/// Tries again, until it can be read, or to do without what cannot.
+async fn load_later(shard: Rc<Shard>, partition: Rc<Partition>) {
+    let end = shard.io.now() + RELOAD_PATIENCE;
+    let mut pause = RELOAD_PAUSE_MIN;
+    loop {
+        shard.io.sleep(pause).await;
+        pause = (pause * 2).min(RELOAD_PAUSE_MAX);
+        let mut loaded = LoadedGroups::default();
+        let mut bad_batches = 0u64;
+        let read = read_groups(&shard, &partition, &mut loaded, &mut bad_batches).await;
+        if shard.is_stopping() || !shard.has(&partition) {
+            return;
+        }
+        if let Err(error) = read {
+            if may_pass(&error) && shard.io.now() < end {
+                continue;
+            }
+            log::error!("Loading {GROUP_TOPIC}-{}: {error}", partition.index);
+        }
+        finish_load(&shard, &partition, loaded, bad_batches);
+        return;
+    }
+}
+
+/// The groups of a partition are known.
+fn finish_load(shard: &Rc<Shard>, partition: &Partition, loaded: LoadedGroups, bad_batches: u64) {
+    let groups = &shard.groups;
     let now_ms = groups.now_ms(shard);
     let (actions, report) =
         groups

@@ -4,6 +4,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Bound;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,11 @@ impl Unnamed {
             TryLockError::WouldBlock => StoreError::InUse(path.clone()),
             TryLockError::Error(error) => unusable(error),
         })?;
+        // Another process may have given this very file the store's name and ended in between.
+        let of_file = file.metadata().map_err(unusable)?.ino();
+        if std::fs::metadata(&path).map(|found| found.ino()).ok() != Some(of_file) {
+            return Err(StoreError::InUse(path.clone()));
+        }
         file.set_len(0).map_err(unusable)?;
         let has_name = Arc::new(AtomicBool::new(false));
         let second = file.try_clone().map_err(unusable)?;
