@@ -389,27 +389,37 @@ fn paced(rate: f64) -> crate::schedule::Pace {
 
 #[test]
 fn a_generator_that_was_stopped_is_late_even_if_its_window_is_one() {
-    let paced = Workload {
-        connections: 1,
-        in_flight: 1,
-        pace: paced(2000.0),
-        ..workload()
-    };
-    let run = run_epoll(async {
-        tokio::task::spawn_local(async {
-            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
-            // The whole thread, as if it was preempted.
-            std::thread::sleep(std::time::Duration::from_millis(200));
+    // A stop that falls into a request is a part of that request: who knows when the answer came?
+    let mut seen = Vec::new();
+    for _ in 0..STOPS {
+        let paced = Workload {
+            connections: 1,
+            in_flight: 1,
+            pace: paced(2000.0),
+            ..workload()
+        };
+        let run = run_epoll(async {
+            tokio::task::spawn_local(async {
+                tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+                // The whole thread, as if it was preempted.
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            });
+            load::<Epoll>(Fault::None, paced).await
         });
-        load::<Epoll>(Fault::None, paced).await
-    });
-    let run = run.unwrap().unwrap();
-    let reasons = run.reasons.concat();
-    assert!(reasons.contains("generator lagged"), "{:?}", run.summary);
-    // And not by the first request after it alone: what was due meanwhile is as late.
-    let (lag, latency) = (&run.summary.generator_lag, &run.summary.latency);
-    assert!(lag.p50_us() * 2.0 > latency.p50_us(), "{:?}", run.summary);
+        let run = run.unwrap().unwrap();
+        let is_told = run.reasons.concat().contains("generator lagged");
+        // And not by the first request after it alone: what was due meanwhile is as late.
+        let (lag, latency) = (&run.summary.generator_lag, &run.summary.latency);
+        if is_told && lag.p50_us() * 2.0 > latency.p50_us() {
+            return;
+        }
+        seen.push((run.reasons, lag.p50_us(), latency.p50_us()));
+    }
+    panic!("none of {STOPS} stops was taken for the generator's: {seen:?}");
 }
+
+/// One in three falls into a request at most.
+const STOPS: usize = 5;
 
 /// The broker takes 2 ms for a request, whose bytes fill the socket; all are due at once.
 async fn median_lag_share<T: Transport>() -> f64 {
