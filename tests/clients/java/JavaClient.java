@@ -90,8 +90,11 @@ public class JavaClient {
             if (described.partitions().size() != 3) {
                 throw new IllegalStateException("partitions of " + described);
             }
-            if (admin.describeCluster().nodes().get(30, TimeUnit.SECONDS).size() != 1) {
-                throw new IllegalStateException("one node expected");
+            var nodes = admin.describeCluster().nodes().get(30, TimeUnit.SECONDS);
+            for (var partition : described.partitions()) {
+                if (!nodes.contains(partition.leader())) {
+                    throw new IllegalStateException(partition + " is led by none of " + nodes);
+                }
             }
             admin.deleteTopics(List.of(topic)).all().get(30, TimeUnit.SECONDS);
             long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(30);
