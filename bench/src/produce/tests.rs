@@ -418,7 +418,7 @@ fn a_generator_that_was_stopped_is_late_even_if_its_window_is_one() {
     panic!("none of {STOPS} stops was taken for the generator's: {seen:?}");
 }
 
-/// That all of them fall into requests is not to be expected: a request takes a tenth of the pause.
+/// Tries: that all of them fall into requests is not to be expected.
 const STOPS: usize = 5;
 
 /// The broker takes 2 ms for a request, whose bytes fill the socket; all are due at once.
