@@ -206,24 +206,27 @@ impl Node {
 
     /// Handles that its process holds.
     pub(super) fn handles(&self) -> Result<usize, Failure> {
-        let path = format!("/proc/{}/fd", self.pid());
-        let entries = fs::read_dir(&path).map_err(Failure::system(path))?;
-        Ok(entries.count())
+        Ok(self.descriptors()?.count())
     }
 
     /// Handles of partitions' files.
     pub(super) fn partition_handles(&self) -> Result<usize, Failure> {
-        let path = format!("/proc/{}/fd", self.pid());
-        let entries = fs::read_dir(&path).map_err(Failure::system(path))?;
         let logs = self.data().join("logs");
         // One may be closed while we look.
-        let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let targets = self
+            .descriptors()?
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         // A partition's file is in its directory, a journal's is not.
         let is_partitions = |target: &PathBuf| {
             let inside = target.strip_prefix(&logs);
             inside.is_ok_and(|inside| inside.components().count() > 1)
         };
         Ok(targets.filter(is_partitions).count())
+    }
+
+    fn descriptors(&self) -> Result<fs::ReadDir, Failure> {
+        let path = format!("/proc/{}/fd", self.pid());
+        fs::read_dir(&path).map_err(Failure::system(path))
     }
 
     pub(super) fn data(&self) -> PathBuf {
