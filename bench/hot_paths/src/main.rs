@@ -120,7 +120,7 @@ const HOT_PATHS: [HotPath; 29] = [
     ),
     path(
         "write a group of 256 KiB to the journal",
-        20,
+        60,
         disk::group_of_256k,
     ),
 ];

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::baseline::{Comparison, Verdict};
-use super::measure;
+use super::{measure, measure_against};
 use crate::cli::GateArgs;
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -171,8 +171,8 @@ pub(super) async fn study<T: Transport>(
                 plant,
                 ..args.clone()
             };
-            let measured = measure::<T>(&planted, &environment).await?;
-            let run = seen(plant, &Comparison::new(&baseline, &measured));
+            let (_, comparison) = measure_against::<T>(&planted, &environment, &baseline).await?;
+            let run = seen(plant, &comparison);
             say(&line(round, &run));
             done.push(run);
         }
