@@ -135,7 +135,7 @@ fn group_record(bytes: &[u8]) {
 }
 
 fn nodes(bytes: &[u8]) {
-    let _ = TopicNode::decode(bytes).map(|node| node.partitions_of(1));
+    let _ = TopicNode::decode(bytes).map(|node| node.partitions_of(1, |id| id == 2));
     let _ = znode::decode_wishes(bytes);
     let _ = znode::decode_config(bytes);
     let _ = znode::decode_config_change(bytes);

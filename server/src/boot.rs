@@ -37,7 +37,7 @@ use openings::Openings;
 pub(crate) use openings::checkpoint_entry;
 pub use partitions::{open_partitions, write_durable_snapshot, write_snapshot};
 
-/// Small files that are read at the same time.
+/// Partitions whose small files are read at the same time.
 const READ_AT_ONCE: usize = 64;
 
 /// A partition of this broker.
@@ -68,59 +68,86 @@ pub struct Found {
     pub partitions: BTreeMap<(String, i32), FoundPartition>,
 }
 
-/// A partition directory on disk.
-struct OnDisk {
+/// A partition's directory as it is on disk.
+struct Seen {
     key: (String, i32),
     directory: PathBuf,
-    place: usize,
     id: Option<Uuid>,
     /// The newest of `leader-epoch-checkpoint`, which only Apache Kafka writes.
     leader_epoch: i32,
+}
+
+/// What [`look`] has seen.
+pub struct Looked {
+    /// The cluster that the directories are of, if they know.
+    cluster_id: Option<String>,
+    /// By log directory.
+    partitions: Vec<Vec<Seen>>,
+}
+
+/// A partition directory on disk, and how it is to be opened.
+struct OnDisk {
+    seen: Seen,
+    place: usize,
     opening: Opening,
     has_gaps: bool,
 }
 
-/// Looks through the log directories, makes new ones ready, replays the journals, and holds what is
-/// there against what ZooKeeper says.
+/// Looks through the log directories, before ZooKeeper is asked: that has to come up, too.
+///
+/// # Errors
+/// What is wrong, where, and what to do.
+pub async fn look(io: &Io, config: &BrokerConfig) -> Result<Looked, String> {
+    let mut cluster_id = None;
+    let mut partitions = Vec::new();
+    for log_directory in &config.log_dirs {
+        let found = find_partitions(io, log_directory).await?;
+        identify(io, config, log_directory, &mut cluster_id, found.is_empty()).await?;
+        let read = found.into_iter().map(async |(key, directory)| {
+            Ok::<_, String>(Seen {
+                id: read_topic_id(io, &directory).await?,
+                leader_epoch: epochs::newest(io, &directory).await,
+                key,
+                directory,
+            })
+        });
+        let read = stream::iter(read).buffered(READ_AT_ONCE);
+        partitions.push(read.try_collect().await?);
+    }
+    Ok(Looked {
+        cluster_id,
+        partitions,
+    })
+}
+
+/// Makes new log directories ready, replays the journals, and holds what is there against what ZooKeeper
+/// says.
 ///
 /// # Errors
 /// What is wrong, where, and what to do.
 pub async fn find(
     io: &Io,
     config: &BrokerConfig,
+    looked: Looked,
     cluster: &Cluster,
     random: &mut fastrand::Rng,
 ) -> Result<Found, String> {
     let is_new_cluster = cluster.id.is_none();
-    let mut cluster_id = None;
     let mut on_disk = Vec::new();
-    for (place, log_directory) in config.log_dirs.iter().enumerate() {
-        let mut found = find_partitions(io, log_directory).await?;
-        identify(io, config, log_directory, &mut cluster_id, found.is_empty()).await?;
+    let seen = config.log_dirs.iter().zip(looked.partitions);
+    for (place, (log_directory, mut found)) in seen.enumerate() {
         bury(io, &cluster.deletions, &mut found).await?;
         let openings = Openings::read(io, log_directory).await?;
         openings.forget_missing(io, log_directory, &found).await?;
-        let read = found.into_iter().map(async |(key, directory)| {
-            let id = read_topic_id(io, &directory).await?;
-            let opening = openings.of(&key);
-            Ok::<_, String>(OnDisk {
-                leader_epoch: epochs::newest(io, &directory).await,
-                // Which topics of another cluster are compacted, only its ZooKeeper knows.
-                has_gaps: is_new_cluster || openings.was_compacted(&key),
-                key,
-                directory,
-                place,
-                id,
-                opening,
-            })
-        });
-        let read: Vec<OnDisk> = stream::iter(read)
-            .buffered(READ_AT_ONCE)
-            .try_collect()
-            .await?;
-        on_disk.extend(read);
+        on_disk.extend(found.into_iter().map(|seen| OnDisk {
+            opening: openings.of(&seen.key),
+            // Which topics of another cluster are compacted, only its ZooKeeper knows.
+            has_gaps: is_new_cluster || openings.was_compacted(&seen.key),
+            seen,
+            place,
+        }));
     }
-    let cluster_id = match (&cluster.id, cluster_id) {
+    let cluster_id = match (&cluster.id, looked.cluster_id) {
         (Some(id), Some(known)) if *id != known => {
             return Err(wrong_cluster(config, id, &known));
         }
@@ -206,13 +233,9 @@ async fn read_topic_id(io: &Io, directory: &Path) -> Result<Option<Uuid>, String
 }
 
 /// Brings deletions that were cut short to their end.
-async fn bury(
-    io: &Io,
-    deletions: &BTreeSet<String>,
-    found: &mut Vec<((String, i32), PathBuf)>,
-) -> Result<(), String> {
-    let doomed = |(key, _): &((String, i32), PathBuf)| deletions.contains(&key.0);
-    for (_, directory) in found.iter().filter(|found| doomed(found)) {
+async fn bury(io: &Io, deletions: &BTreeSet<String>, found: &mut Vec<Seen>) -> Result<(), String> {
+    let doomed = |seen: &Seen| deletions.contains(&seen.key.0);
+    for Seen { directory, .. } in found.iter().filter(|seen| doomed(seen)) {
         log::info!(
             "Removing {}: its topic is being deleted",
             directory.display()
@@ -345,7 +368,11 @@ fn ids_on_disk(
     random: &mut fastrand::Rng,
 ) -> Result<BTreeMap<String, Uuid>, String> {
     let mut ids: BTreeMap<String, Option<Uuid>> = BTreeMap::new();
-    for OnDisk { key, id, .. } in on_disk {
+    for OnDisk {
+        seen: Seen { key, id, .. },
+        ..
+    } in on_disk
+    {
         let known = ids.entry(key.0.clone()).or_default();
         match (&known, id) {
             (Some(known), Some(id)) if known != id => {
@@ -374,13 +401,17 @@ async fn replay(
     let mut targets: BTreeMap<(Uuid, i32), Target> = BTreeMap::new();
     for found in on_disk {
         // One that has lost its `partition.metadata` is not to lose its records.
-        let Some(id) = found.id.or_else(|| cluster.topic_id(&found.key.0)) else {
+        let Some(id) = found
+            .seen
+            .id
+            .or_else(|| cluster.topic_id(&found.seen.key.0))
+        else {
             continue;
         };
         let (key, target) = (
-            (id, found.key.1),
+            (id, found.seen.key.1),
             Target {
-                directory: found.directory.clone(),
+                directory: found.seen.directory.clone(),
                 log_start_offset: found.opening.log_start_offset.unwrap_or(0),
             },
         );
@@ -388,7 +419,7 @@ async fn replay(
             return Err(format!(
                 "{} and {} are the same partition: move the stale one away",
                 twin.directory.display(),
-                found.directory.display()
+                found.seen.directory.display()
             ));
         }
     }
@@ -451,13 +482,13 @@ fn add_known_topics(
         if node.id.is_none() {
             let mut here = on_disk
                 .iter()
-                .filter(|found| found.key.0 == *name)
+                .filter(|found| found.seen.key.0 == *name)
                 .peekable();
             if here.peek().is_none() {
                 continue;
             }
             topic.id = here
-                .find_map(|found| found.id)
+                .find_map(|found| found.seen.id)
                 .unwrap_or_else(|| new_topic_id(random));
             unenrolled.push(name.clone());
         }
@@ -481,34 +512,35 @@ async fn assign(
     let mut partitions: BTreeMap<(String, i32), FoundPartition> = BTreeMap::new();
     let mut counts = vec![0usize; config.log_dirs.len()];
     for found in on_disk {
-        let topic = image.topic(&found.key.0);
-        let topic = topic.filter(|topic| found.key.1 < topic.partitions);
-        let is_same = |topic: &&std::sync::Arc<Topic>| found.id.is_none_or(|id| id == topic.id);
+        let topic = image.topic(&found.seen.key.0);
+        let topic = topic.filter(|topic| found.seen.key.1 < topic.partitions);
+        let is_same =
+            |topic: &&std::sync::Arc<Topic>| found.seen.id.is_none_or(|id| id == topic.id);
         let Some(topic) = topic.filter(is_same) else {
             set_aside(io, &found).await?;
             continue;
         };
-        if found.id.is_none() {
-            directory::write_partition_metadata(io, &found.directory, topic.id)
+        if found.seen.id.is_none() {
+            directory::write_partition_metadata(io, &found.seen.directory, topic.id)
                 .await
                 .map_err(explain)?;
         }
-        if let Some(twin) = partitions.get(&found.key) {
+        if let Some(twin) = partitions.get(&found.seen.key) {
             return Err(format!(
                 "partition {}-{} is in two log directories, one is {}: move the stale one away",
-                found.key.0,
-                found.key.1,
+                found.seen.key.0,
+                found.seen.key.1,
                 twin.directory.display()
             ));
         }
         counts[found.place] += 1;
-        places.insert(found.key.clone(), found.place);
+        places.insert(found.seen.key.clone(), found.place);
         let partition = FoundPartition {
-            directory: found.directory,
+            directory: found.seen.directory,
             opening: Some(found.opening),
             has_gaps: found.has_gaps,
         };
-        partitions.insert(found.key, partition);
+        partitions.insert(found.seen.key, partition);
     }
     for topic in image.topics() {
         for index in 0..topic.partitions {
@@ -534,18 +566,20 @@ async fn assign(
 }
 
 async fn set_aside(io: &Io, found: &OnDisk) -> Result<(), String> {
-    let (topic, index) = &found.key;
+    let (topic, index) = &found.seen.key;
     let name = directory::partition_directory_name(topic, *index);
-    let unique = found.id.unwrap_or(Uuid::nil());
+    let unique = found.seen.id.unwrap_or(Uuid::nil());
     let stray = directory::stray_directory_name(&name, unique);
-    let path = found.directory.with_file_name(stray);
+    let path = found.seen.directory.with_file_name(stray);
     log::warn!(
         "ZooKeeper has no partition {topic}-{index} of topic id {unique}: its directory is set aside \
          as {}",
         path.display()
     );
-    let failed = |error: std::io::Error| format!("{}: {error}", found.directory.display());
-    io.rename(&found.directory, &path).await.map_err(failed)?;
+    let failed = |error: std::io::Error| format!("{}: {error}", found.seen.directory.display());
+    io.rename(&found.seen.directory, &path)
+        .await
+        .map_err(failed)?;
     match path.parent() {
         Some(parent) => io.sync_directory(parent).await.map_err(failed),
         None => Ok(()),

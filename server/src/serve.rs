@@ -21,7 +21,7 @@ use ringlog_engine::log::checkpoint::{
 use ringlog_engine::log::directory::write_clean_shutdown;
 
 use crate::boot::cluster::{self, Cluster};
-use crate::boot::{self, Found};
+use crate::boot::{self, Found, Looked};
 use crate::broker::{self, BoundListener, Broker};
 use crate::cli::holder::name_holder;
 use crate::cli::port::write_port_file;
@@ -83,13 +83,20 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let (io, wanted) = (main_io.clone(), config.clone());
     main_io.block_on(async move { Ballast::new(&wanted).release(&io).await });
     let (listeners, bound) = listen::listen(&config)?;
-    let mut service = start_zookeeper(&mut config)?;
+    let (looked, service) = std::thread::scope(|scope| {
+        let (io, wanted) = (main_io.clone(), config.clone());
+        let service = scope.spawn(|| start_zookeeper(&mut config));
+        let looked = main_io.block_on(async move { boot::look(&io, &wanted).await });
+        (looked, service.join())
+    });
+    let mut service =
+        service.map_err(|_| "the ZooKeeper service ended at its start".to_owned())??;
     let http = bind_http(&config)?;
     let http_address = http.as_ref().map(|bound| bound.address);
     let own_service = service.as_ref().map(Running::own_address);
     let identity = identity(&config, &bound, own_service);
     let control = control::start(identity, http)?;
-    let found = find(&main_io, &config, &control.session, names)?;
+    let found = find(&main_io, &config, &control.session, names, looked?)?;
     if let Some(service) = &mut service {
         service.let_others_in();
     }
@@ -228,7 +235,13 @@ fn sync_names(io: &Io, made: boot::Names) -> Synced {
 }
 
 /// What there is, in ZooKeeper and in the log directories.
-fn find(io: &Io, config: &BrokerConfig, session: &Session, names: Synced) -> Result<Found, String> {
+fn find(
+    io: &Io,
+    config: &BrokerConfig,
+    session: &Session,
+    names: Synced,
+    looked: Looked,
+) -> Result<Found, String> {
     let (inner, config) = (io.clone(), config.clone());
     let ensemble = Ensemble::Real(session.clone());
     io.block_on(async move {
@@ -237,7 +250,7 @@ fn find(io: &Io, config: &BrokerConfig, session: &Session, names: Synced) -> Res
         let synced = names.await.map_err(|_| "the start was given up".to_owned());
         synced??;
         let mut random = fastrand::Rng::new();
-        let found = boot::find(&inner, &config, &cluster, &mut random).await?;
+        let found = boot::find(&inner, &config, looked, &cluster, &mut random).await?;
         cluster::refuse_lost(&ensemble, &found).await?;
         cluster::enroll(&ensemble, &config, &found).await?;
         Ok(found)

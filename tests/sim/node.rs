@@ -169,7 +169,8 @@ async fn run(
     let (listener, address) = io.listen(LISTENER, 50).map_err(|error| error.to_string())?;
     let ensemble = Ensemble::Simulated(zookeeper.clone(), io.clone());
     let cluster = Cluster::read(&ensemble).await?;
-    let found = boot::find(io, config, &cluster, &mut random.fork()).await?;
+    let looked = boot::look(io, config).await?;
+    let found = boot::find(io, config, looked, &cluster, &mut random.fork()).await?;
     cluster::enroll(&ensemble, config, &found).await?;
     let (image, partitions) = (Arc::new(found.image), Arc::new(found.partitions));
     let broker = Arc::new(Broker::new(

@@ -113,14 +113,12 @@ impl Io {
     /// # Errors
     /// What open or pread answered; `InvalidData` if the file is larger.
     pub async fn read_file(&self, path: &Path, limit: usize) -> io::Result<BytesMut> {
-        let file = self.open(path, OpenMode::Read).await?;
-        let length = self.length(&file).await?;
-        match usize::try_from(length) {
-            Ok(length) if length <= limit => self.read_at(&file, BytesMut::new(), 0, length).await,
-            _ => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{}: {length} bytes, limit {limit}", path.display()),
-            )),
+        match self
+            .file_op(FileOp::ReadFile(path.to_owned(), limit))
+            .await?
+        {
+            Output::Buffer(buffer, _) => Ok(buffer),
+            other => panic!("read_file gave {other:?}"),
         }
     }
 
@@ -260,4 +258,16 @@ impl Io {
             .await
             .map(|_| ())
     }
+}
+
+/// The length of a file that may be read whole.
+pub(super) fn within(path: &Path, length: u64, limit: usize) -> io::Result<usize> {
+    let too_large = || {
+        let what = format!("{}: {length} bytes, limit {limit}", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    };
+    let length = usize::try_from(length).ok();
+    length
+        .filter(|length| *length <= limit)
+        .ok_or_else(too_large)
 }

@@ -86,6 +86,8 @@ pub(crate) enum FileOp {
     SyncRange(File, u64, u64),
     WriteDurable(File, Vec<AlignedBuffer>, u64),
     ReadAt(File, BytesMut, u64, usize),
+    /// A whole file of at most so many bytes: open, fstat, pread and close in one job.
+    ReadFile(PathBuf, usize),
 }
 
 /// Size of a file system.

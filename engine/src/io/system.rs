@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
@@ -18,6 +18,7 @@ use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, s
 use super::INLINE_WRITE_BYTES_MAX;
 use super::buffer::AlignedBuffer;
 use super::counters::call;
+use super::files::within;
 use super::op::{
     Completion, DirectoryEntry, File, FileOp, Handle, OpenMode, Output, Socket, Volume,
 };
@@ -227,7 +228,10 @@ pub(crate) fn file_op(op: FileOp) -> Completion {
         FileOp::SyncData(file) => nothing(rustix::fs::fdatasync(file.0.fd())),
         FileOp::SyncRange(file, position, length) => sync_range(&file, position, length),
         FileOp::WriteDurable(file, buffers, position) => write_durable(&file, buffers, position),
-        FileOp::ReadAt(file, buffer, position, length) => read_at(&file, buffer, position, length),
+        FileOp::ReadAt(file, buffer, position, length) => {
+            read_at(file.0.fd(), buffer, position, length)
+        }
+        FileOp::ReadFile(path, limit) => read_file(&path, limit),
     }
 }
 
@@ -237,6 +241,11 @@ fn nothing(result: Result<(), Errno>) -> Completion {
 }
 
 fn open(path: &Path, mode: OpenMode) -> Completion {
+    let fd = open_descriptor(path, mode)?;
+    Ok(Output::File(File(Arc::new(Handle::System(fd)))))
+}
+
+fn open_descriptor(path: &Path, mode: OpenMode) -> io::Result<OwnedFd> {
     let flags = OFlags::CLOEXEC
         | match mode {
             OpenMode::Read => OFlags::RDONLY,
@@ -246,14 +255,13 @@ fn open(path: &Path, mode: OpenMode) -> Completion {
             OpenMode::CreateDirect => OFlags::RDWR | OFlags::CREATE | OFlags::DIRECT,
         };
     let permissions = Mode::from(0o644);
-    let fd = match rustix::fs::open(path, flags, permissions) {
+    match rustix::fs::open(path, flags, permissions) {
         // Some file systems have no O_DIRECT; RWF_DSYNC alone keeps the promise there.
         Err(Errno::INVAL) if mode == OpenMode::CreateDirect => {
-            rustix::fs::open(path, flags - OFlags::DIRECT, permissions)?
+            Ok(rustix::fs::open(path, flags - OFlags::DIRECT, permissions)?)
         }
-        other => other?,
-    };
-    Ok(Output::File(File(Arc::new(Handle::System(fd)))))
+        other => Ok(other?),
+    }
 }
 
 fn list_directory(path: &Path) -> Completion {
@@ -335,11 +343,23 @@ fn write_durable(file: &File, buffers: Vec<AlignedBuffer>, position: u64) -> Com
     Ok(Output::Aligned(buffers))
 }
 
-fn read_at(file: &File, mut buffer: BytesMut, mut position: u64, length: usize) -> Completion {
+fn read_file(path: &Path, limit: usize) -> Completion {
+    let fd = open_descriptor(path, OpenMode::Read)?;
+    let length = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
+    let length = within(path, length, limit)?;
+    read_at(fd.as_fd(), BytesMut::with_capacity(length), 0, length)
+}
+
+fn read_at(
+    fd: BorrowedFd<'_>,
+    mut buffer: BytesMut,
+    mut position: u64,
+    length: usize,
+) -> Completion {
     let mut rest = length;
     while rest > 0 {
         let spare: &mut [MaybeUninit<u8>] = &mut buffer.spare_capacity_mut()[..rest];
-        match rustix::io::pread(file.0.fd(), spare, position) {
+        match rustix::io::pread(fd, spare, position) {
             Ok(([], _)) => break,
             Ok((read, _)) => {
                 let count = read.len();

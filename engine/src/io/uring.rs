@@ -325,6 +325,7 @@ fn in_ring(op: &FileOp) -> bool {
         | FileOp::RemoveDirectory(_)
         | FileOp::ListDirectory(_)
         | FileOp::Volume(_)
+        | FileOp::ReadFile(..)
         | FileOp::SyncDirectory(_) => false,
     }
 }

@@ -5,6 +5,7 @@
 //! (sync, read, durable write) in the ring.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -20,12 +21,16 @@ struct Shared {
     jobs: Mutex<Jobs>,
     wanted: Condvar,
     done: SegQueue<(Token, Completion)>,
+    /// The driver was woken and has not looked since: a second write to the eventfd would say no more.
+    is_told: AtomicBool,
     eventfd: OwnedFd,
 }
 
 #[derive(Default)]
 struct Jobs {
     queue: VecDeque<(Token, FileOp)>,
+    /// Threads that wait for a job: without any, nobody is to be woken.
+    idle: usize,
     closed: bool,
 }
 
@@ -42,6 +47,7 @@ impl Worker {
             jobs: Mutex::default(),
             wanted: Condvar::new(),
             done: SegQueue::new(),
+            is_told: AtomicBool::new(false),
             eventfd,
         };
         Worker {
@@ -61,16 +67,23 @@ impl Worker {
                     .expect("a thread can be started");
             }
         }
-        self.shared
-            .jobs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .queue
-            .push_back((token, op));
-        self.shared.wanted.notify_one();
+        let shared = &self.shared;
+        let mut jobs = shared.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.queue.push_back((token, op));
+        if jobs.idle > 0 {
+            drop(jobs);
+            shared.wanted.notify_one();
+        }
     }
 
     pub(crate) fn take(&self, completions: &mut Vec<(Token, Completion)>) {
+        // A swap only where it is due: most turns of a shard have no job.
+        let is_told = &self.shared.is_told;
+        if !is_told.load(Ordering::Acquire) {
+            return;
+        }
+        // Before the look, so that what comes after it is told of anew.
+        is_told.swap(false, Ordering::AcqRel);
         while let Some(done) = self.shared.done.pop() {
             completions.push(done);
         }
@@ -99,13 +112,17 @@ fn run(shared: &Shared) {
                 if jobs.closed {
                     return;
                 }
+                jobs.idle += 1;
                 jobs = shared
                     .wanted
                     .wait(jobs)
                     .unwrap_or_else(PoisonError::into_inner);
+                jobs.idle -= 1;
             }
         };
         shared.done.push((token, system::file_op(op)));
-        let _ = rustix::io::write(&shared.eventfd, &1u64.to_be_bytes());
+        if !shared.is_told.swap(true, Ordering::AcqRel) {
+            let _ = rustix::io::write(&shared.eventfd, &1u64.to_be_bytes());
+        }
     }
 }

@@ -34,8 +34,8 @@ pub(super) fn add_topics(
 ) -> Result<(), String> {
     let mut kept = 0;
     for (name, id) in ids {
-        let of_topic = on_disk.iter().filter(|found| found.key.0 == *name);
-        let highest = of_topic.map(|found| found.key.1).max().unwrap_or(0);
+        let of_topic = on_disk.iter().filter(|found| found.seen.key.0 == *name);
+        let highest = of_topic.map(|found| found.seen.key.1).max().unwrap_or(0);
         let node = TopicNode::on_one_broker(*id, highest + 1, config.node_id).encode();
         let guessed = Znode {
             data: znode::config(&cautious(config, name)),

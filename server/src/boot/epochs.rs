@@ -26,10 +26,10 @@ pub(super) async fn newest(io: &Io, directory: &Path) -> i32 {
 /// Those above 0, by topic id and partition, of the partitions that the topics of the image have.
 pub(super) fn of(image: &Image, on_disk: &[OnDisk]) -> BTreeMap<(Uuid, i32), i32> {
     let known = |found: &OnDisk| {
-        let topic = image.topic(&found.key.0)?;
-        let is_same = found.id.is_none_or(|id| id == topic.id);
-        let epoch = Some(found.leader_epoch).filter(|epoch| is_same && *epoch > 0)?;
-        Some(((topic.id, found.key.1), epoch))
+        let topic = image.topic(&found.seen.key.0)?;
+        let is_same = found.seen.id.is_none_or(|id| id == topic.id);
+        let epoch = Some(found.seen.leader_epoch).filter(|epoch| is_same && *epoch > 0)?;
+        Some(((topic.id, found.seen.key.1), epoch))
     };
     on_disk.iter().filter_map(known).collect()
 }

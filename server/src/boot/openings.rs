@@ -2,7 +2,7 @@
 //! a clean stop.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ringlog_engine::io::Io;
 use ringlog_engine::log::checkpoint::{
@@ -10,7 +10,7 @@ use ringlog_engine::log::checkpoint::{
 };
 use ringlog_engine::log::{Opening, directory};
 
-use super::explain;
+use super::{Seen, explain};
 
 /// What the files say.
 pub(super) struct Openings {
@@ -62,9 +62,9 @@ impl Openings {
         &self,
         io: &Io,
         log_directory: &Path,
-        found: &[((String, i32), PathBuf)],
+        found: &[Seen],
     ) -> Result<(), String> {
-        let is_there: BTreeSet<&(String, i32)> = found.iter().map(|(key, _)| key).collect();
+        let is_there: BTreeSet<&(String, i32)> = found.iter().map(|seen| &seen.key).collect();
         for (file, offsets) in [
             (RECOVERY_POINT_FILE, &self.recovery_points),
             (LOG_START_OFFSET_FILE, &self.log_starts),

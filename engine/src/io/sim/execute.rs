@@ -1,15 +1,17 @@
 //! Operations of shards: how they start, when they take effect, and what becomes of them when the
 //! process or the power ends.
 
+use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rustix::io::Errno;
 
 use super::file::{Capture, Survival};
 use super::{Event, State, Waiter, id_of};
 use crate::io::buffer::AlignedBuffer;
-use crate::io::op::{Completion, File, FileOp, Handle, Op, Output};
+use crate::io::files::within;
+use crate::io::op::{Completion, File, FileOp, Handle, Op, OpenMode, Output};
 
 /// An operation in flight.
 pub(super) struct Flight {
@@ -79,6 +81,7 @@ fn outline(op: &Op) -> [u64; 4] {
             FileOp::ReadAt(file, _, position, length) => {
                 [20, id_of(&file.0), *position, *length as u64]
             }
+            FileOp::ReadFile(path, limit) => [23, text(path), *limit as u64, 0],
         },
     }
 }
@@ -129,6 +132,7 @@ impl State {
             | FileOp::CreateDirectory(path)
             | FileOp::RemoveDirectory(path)
             | FileOp::ListDirectory(path)
+            | FileOp::ReadFile(path, _)
             | FileOp::Volume(path) => (path.to_string_lossy().into_owned(), false),
             FileOp::SyncDirectory(path) => (path.to_string_lossy().into_owned(), true),
             FileOp::Length(file)
@@ -219,6 +223,20 @@ impl State {
                 let range = (position, length as u64);
                 let count = disk.read(id_of(&file.0), range, &mut buffer, chaos)?;
                 let count = usize::try_from(count).expect("at most `length`");
+                Ok(Output::Buffer(buffer, count))
+            }
+            FileOp::ReadFile(path, limit) => {
+                let handle = self.next_serial();
+                let (disk, chaos) = (&mut self.disk, &mut self.chaos);
+                disk.open(&path, OpenMode::Read, handle, chaos)?;
+                let mut buffer = BytesMut::new();
+                let read = disk.length(handle).map_err(io::Error::from);
+                let read = read.and_then(|length| {
+                    within(&path, length, limit)?;
+                    Ok(disk.read(handle, (0, length), &mut buffer, chaos)?)
+                });
+                disk.close(handle);
+                let count = usize::try_from(read?).expect("at most `limit`");
                 Ok(Output::Buffer(buffer, count))
             }
         }
