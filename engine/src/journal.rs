@@ -398,6 +398,11 @@ impl Journal {
         self.shared.poison(reason);
     }
 
+    /// Why the journal takes nothing until the next start, if it does not.
+    pub fn poisoned(&self) -> Option<String> {
+        self.shared.poisoned()
+    }
+
     /// What the journal has done, for metrics.
     pub fn stats(&self) -> JournalStats {
         self.shared.stats()

@@ -34,7 +34,9 @@ fn written() -> &'static Written {
     WRITTEN.get_or_init(|| {
         let world = World::new(7);
         let io = Io::simulated(&world);
+        let shard = io.clone();
         let segments = world.block_on(&[io.clone()], async move {
+            let io = shard;
             io.create_directory(Path::new(JOURNAL))
                 .await
                 .expect("is new");
@@ -64,6 +66,7 @@ fn written() -> &'static Written {
             segments
         });
         world.kill();
+        io.clear_tasks();
         let contents = |(path, _): (String, u64)| {
             let bytes = world.read_file(&path).expect("just listed");
             (path, bytes)

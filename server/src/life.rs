@@ -53,8 +53,21 @@ pub struct Beginning {
     pub seed: u64,
 }
 
-/// How far each log is durable: topic, partition, recovery point, log start offset.
-pub type Ends = Vec<((String, i32), i64, i64)>;
+/// How far a log is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Topic and number.
+    pub partition: (String, i32),
+    /// Its records below this offset are on stable storage.
+    pub recovery_point: i64,
+    /// Where it starts.
+    pub log_start_offset: i64,
+    /// Whether that is all of it; not so of a log that could not be opened, which is still to be recovered.
+    pub is_clean: bool,
+}
+
+/// Those of a shard, or of all.
+pub type Ends = Vec<End>;
 
 /// Opens a shard: its journal; its partitions follow, each as soon as it is recovered. It answers its
 /// mailbox meanwhile.
@@ -243,10 +256,7 @@ async fn flush_by_time(shard: Rc<Shard>) {
 }
 
 /// Closes one log; `None` if it is being deleted: nobody misses it.
-async fn close(
-    shard: &Rc<Shard>,
-    partition: &Rc<Partition>,
-) -> Result<Option<((String, i32), i64, i64)>, String> {
+async fn close(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<Option<End>, String> {
     let log = &partition.log;
     let point = match log.close().await {
         Ok(point) => point,
@@ -259,8 +269,12 @@ async fn close(
     {
         log::warn!("No producer snapshot: {error}");
     }
-    let key = (partition.topic().name.clone(), partition.index);
-    Ok(Some((key, point, log.log_start_offset())))
+    Ok(Some(End {
+        partition: (partition.topic().name.clone(), partition.index),
+        recovery_point: point,
+        log_start_offset: log.log_start_offset(),
+        is_clean: true,
+    }))
 }
 
 /// Ends the shard cleanly: connections closed, logs synced and closed, the journal empty.
@@ -270,7 +284,8 @@ async fn close(
 pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
     shard.begin_stop();
     shard.all_opened().await;
-    let mut ends = Ends::new();
+    // Of a topic that was created anew meanwhile the new partition's end counts, which comes later.
+    let mut ends = shard.unopened();
     let mut first_error = None;
     let partitions = shard.partitions();
     let closing = partitions.iter().map(|partition| close(shard, partition));

@@ -203,16 +203,21 @@ impl Partition {
             Origin::Client { .. } => Appender::Client,
             Origin::Coordinator => Appender::Coordinator,
         };
+        // The ticket before anything that may wait: requests come in the order of their connection.
+        let turn = self.turnstile.enter();
         if shard.broker.room.is_quiet() {
             room::wake(shard).await;
         }
         if let Some(reason) = shard.broker.room.refusal(|| self.log.directory(), appender) {
+            if let Ok(header) = BatchHeader::parse(&records) {
+                self.producers.borrow_mut().refused(&header);
+            }
             return Err(AppendError::new(ResponseError::KafkaStorageError, reason));
         }
         let config = self.topic().config.clone();
         let batches = checked_batches(records, origin, &config, shard.io.wall_ms())?;
         let bytes = batches.iter().map(|batch| batch.bytes.len()).sum();
-        let turn = self.turnstile.enter().await;
+        let turn = turn.await;
         let storage = |reason: crate::shard::NotDurable| {
             AppendError::new(ResponseError::KafkaStorageError, reason.0)
         };

@@ -63,10 +63,16 @@ pub struct ActiveProducer {
     pub last_timestamp: i64,
 }
 
+/// Producers whose first batch was refused, of which a note is kept.
+const REFUSED_MAX: usize = 1024;
+
 /// The producers of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProducerState {
     producers: BTreeMap<i64, Producer>,
+    /// Producers that have no batch here, with the epoch and the sequence number of one that was refused: of
+    /// those that were sent behind it none may be the first, or its retry would be taken for an old one.
+    refused: BTreeMap<i64, (i16, i32)>,
 }
 
 /// The sequence number after `sequence`: they wrap from 2^31-1 to 0.
@@ -87,7 +93,12 @@ impl ProducerState {
         // Kafka accepts the first batch of a producer that it does not know at any sequence
         // number: the state may have expired.
         let Some(producer) = self.producers.get(&header.producer_id) else {
-            return Verdict::New;
+            let (epoch, sequence) = (header.producer_epoch, header.base_sequence);
+            let refused = self.refused.get(&header.producer_id);
+            return match refused {
+                Some(refused) if refused.0 == epoch && refused.1 < sequence => Verdict::OutOfOrder,
+                _ => Verdict::New,
+            };
         };
         if header.producer_epoch < producer.epoch {
             return Verdict::Fenced;
@@ -120,6 +131,22 @@ impl ProducerState {
             Verdict::Old
         } else {
             Verdict::OutOfOrder
+        }
+    }
+
+    /// Takes note of a batch that was not appended.
+    pub fn refused(&mut self, header: &BatchHeader) {
+        let id = header.producer_id;
+        if id < 0 || self.producers.contains_key(&id) {
+            return;
+        }
+        let (epoch, sequence) = (header.producer_epoch, header.base_sequence);
+        let first = self.refused.entry(id).or_insert((epoch, sequence));
+        if first.0 < epoch || (first.0 == epoch && sequence < first.1) {
+            *first = (epoch, sequence);
+        }
+        if self.refused.len() > REFUSED_MAX {
+            self.refused.pop_first();
         }
     }
 
@@ -158,14 +185,15 @@ impl ProducerState {
         if header.producer_id < 0 || header.is_control() {
             return;
         }
-        let producer = self
-            .producers
-            .entry(header.producer_id)
-            .or_insert_with(|| Producer {
+        let refused = &mut self.refused;
+        let producer = self.producers.entry(header.producer_id).or_insert_with(|| {
+            refused.remove(&header.producer_id);
+            Producer {
                 epoch: header.producer_epoch,
                 batches: VecDeque::new(),
                 appended_ms: now_ms,
-            });
+            }
+        });
         if producer.epoch != header.producer_epoch {
             producer.epoch = header.producer_epoch;
             producer.batches.clear();
@@ -308,6 +336,25 @@ mod tests {
         let mut header = BatchHeader::parse(&builder.build().unwrap()).unwrap();
         header.base_offset = offset;
         header
+    }
+
+    #[test]
+    fn behind_a_first_batch_that_was_refused_nothing_comes_first() {
+        let mut state = ProducerState::default();
+        state.refused(&header(9, 1, 4, 2, 0));
+        state.refused(&header(9, 1, 0, 4, 0));
+        assert_eq!(state.check(&header(9, 1, 4, 2, 0)), Verdict::OutOfOrder);
+        assert_eq!(state.check(&header(9, 2, 0, 2, 0)), Verdict::New);
+        assert_eq!(state.check(&header(8, 1, 4, 2, 0)), Verdict::New);
+        let first = header(9, 1, 0, 4, 0);
+        assert_eq!(state.check(&first), Verdict::New);
+        state.appended(&first, 5);
+        assert_eq!(state.check(&header(9, 1, 4, 2, 0)), Verdict::New);
+        assert!(state.refused.is_empty());
+        for id in 0..5000 {
+            state.refused(&header(id, 0, 0, 1, 0));
+        }
+        assert_eq!(state.refused.len(), REFUSED_MAX);
     }
 
     #[test]

@@ -216,6 +216,12 @@ async fn raise_after(
     delay: Delay,
 ) -> Result<(), String> {
     let log = &partition.log;
+    // Nothing else says durably then where the log begins: not if its segments cannot go after all.
+    if delay == Delay::None
+        && let Some(reason) = shard.journal().and_then(|journal| journal.poisoned())
+    {
+        return Err(reason);
+    }
     let raised = log.set_log_start_offset(offset);
     raised.map_err(|error| error.to_string())?;
     let start = log.log_start_offset();

@@ -27,7 +27,7 @@ use crate::cli::holder::name_holder;
 use crate::cli::port::write_port_file;
 use crate::config::{BrokerConfig, Durability, HttpListen, IoMode};
 use crate::control::{self, Identity};
-use crate::life::{self, Beginning, Ends};
+use crate::life::{self, Beginning, End, Ends};
 use crate::logging::{self, BannerFacts};
 use crate::metadata::controller::Controller;
 use crate::metadata::ensemble::{Ensemble, Session};
@@ -515,22 +515,23 @@ pub async fn write_end(
     ends: &Ends,
 ) -> Result<(), ringlog_engine::log::LogError> {
     let mut here = BTreeMap::new();
-    for (key, point, start) in ends {
-        let name = ringlog_engine::log::directory::partition_directory_name(&key.0, key.1);
+    for end in ends {
+        let (topic, index) = &end.partition;
+        let name = ringlog_engine::log::directory::partition_directory_name(topic, *index);
         if io.list_directory(&directory.join(name)).await.is_ok() {
-            here.insert(key.clone(), (*point, *start));
+            here.insert(&end.partition, end);
         }
     }
-    let entries = |offset: fn(&(i64, i64)) -> i64| -> Vec<OffsetEntry> {
-        let entry = |((topic, partition), ends): (&(String, i32), &(i64, i64))| OffsetEntry {
-            topic: topic.clone(),
-            partition: *partition,
-            offset: offset(ends),
+    let entries = |offset: fn(&End) -> i64| -> Vec<OffsetEntry> {
+        let entry = |end: &&End| OffsetEntry {
+            topic: end.partition.0.clone(),
+            partition: end.partition.1,
+            offset: offset(end),
         };
-        here.iter().map(entry).collect()
+        here.values().map(entry).collect()
     };
-    let points = entries(|ends| ends.0);
-    let mut starts = entries(|ends| ends.1);
+    let points = entries(|end| end.recovery_point);
+    let mut starts = entries(|end| end.log_start_offset);
     // Kafka names only partitions whose log does not begin with its first segment.
     starts.retain(|entry| entry.offset > 0);
     checkpoint::write_offsets(io, &directory.join(RECOVERY_POINT_FILE), &points).await?;
@@ -542,5 +543,9 @@ pub async fn write_end(
     if known.is_ok_and(|known| known.is_empty()) {
         checkpoint::write_offsets(io, &cleaner, &[]).await?;
     }
-    write_clean_shutdown(io, directory, 0).await
+    // The mark is for all logs of the directory: without it one that is still to be recovered is.
+    if here.values().all(|end| end.is_clean) {
+        write_clean_shutdown(io, directory, 0).await?;
+    }
+    Ok(())
 }

@@ -347,6 +347,11 @@ impl Shared {
 
     // ---- the end ---------------------------------------------------------------------------------
 
+    pub(super) fn poisoned(&self) -> Option<String> {
+        let state = self.state.borrow();
+        state.poisoned.as_deref().map(str::to_owned)
+    }
+
     pub(super) fn poison(&self, reason: &str) {
         let waiters = {
             let mut state = self.state.borrow_mut();

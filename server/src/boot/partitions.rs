@@ -50,6 +50,7 @@ pub fn open_partitions(shard: &Rc<Shard>, partitions: &BTreeMap<(String, i32), F
             while let Some((key, (topic, found))) = next(&opener, &pending) {
                 if let Err(error) = open(&opener, &topic, key.1, &found).await {
                     log::error!("Partition {}-{} is not served: {error}", key.0, key.1);
+                    opener.could_not_open(&key, found.opening);
                 }
                 opener.end_opening(&key);
             }

@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
+use futures_util::future;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
@@ -174,7 +175,7 @@ async fn append_there(
             version,
             trace: trace.as_ref(),
         };
-        let (mut done, lsn) = append_here(&shard, work, terms).await;
+        let (mut done, lsn) = append_together(&shard, work, terms).await;
         stamp(trace.as_ref(), Stage::Append, &shard.io);
         if lsn.is_some() {
             wait_durable(&shard, &mut done, lsn).await;
@@ -199,7 +200,29 @@ fn watch_journal(shard: &Rc<Shard>, parts: &[Part], trace: &Rc<Trace>) {
     }
 }
 
-/// Appends on the shard that owns the partitions. The position is what acks=all waits for.
+/// The same as [`append_here`] where later requests of the connection come meanwhile: each append takes its
+/// ticket at once, so that they overtake it at no partition.
+async fn append_together(
+    shard: &Rc<Shard>,
+    mut work: Vec<Work>,
+    terms: Terms<'_>,
+) -> (Vec<Done>, Option<Lsn>) {
+    if work.len() == 1 {
+        return append_here(shard, work, terms).await;
+    }
+    let each = work
+        .drain(..)
+        .map(|one| append_here(shard, vec![one], terms));
+    let each = future::join_all(each).await;
+    let newest = each.iter().filter_map(|(_, lsn)| *lsn).max();
+    (
+        each.into_iter().flat_map(|(done, _)| done).collect(),
+        newest,
+    )
+}
+
+/// Appends on the shard that owns the partitions, one after the other. The position is what acks=all
+/// waits for.
 async fn append_here(
     shard: &Rc<Shard>,
     work: Vec<Work>,

@@ -18,7 +18,8 @@ use super::znode::{self, TopicNode};
 use crate::boot::FoundPartition;
 use crate::config::keys::{self, Effect};
 use crate::config::topic::Overrides;
-use crate::shard::Shard;
+use crate::shard::{Shard, ShardGone};
+use crate::turnstile::Turn;
 
 // ---- settings of topics --------------------------------------------------------------------------
 
@@ -233,7 +234,14 @@ async fn add_partitions(
 impl Store {
     /// No checkpoint file is written from here on: the end of the broker writes them itself.
     pub async fn end_checkpoints(&self) {
-        std::mem::forget(self.checkpoints.enter().await);
+        let _turn = self.checkpoints.enter().await;
+        self.has_ended.set(true);
+    }
+
+    /// The turn to write checkpoint files; none if the broker ends.
+    pub(super) async fn checkpoint_turn(&self) -> Option<Turn<'_>> {
+        let turn = self.checkpoints.enter().await;
+        (!self.has_ended.get()).then_some(turn)
     }
 
     /// Takes note of the log start offsets and recovery points that were found: who is deleted must
@@ -265,7 +273,9 @@ pub async fn log_starts(
 ) -> Result<(), Refusal> {
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
-        let _turn = store.checkpoints.enter().await;
+        let Some(_turn) = store.checkpoint_turn().await else {
+            return Err(gone(ShardGone));
+        };
         {
             let places = store.places.borrow();
             let mut known = store.log_starts.borrow_mut();

@@ -69,6 +69,8 @@ pub struct Store {
     turnstile: Turnstile,
     /// One write of checkpoint files at a time.
     pub(super) checkpoints: Turnstile,
+    /// No checkpoint file is to be written any more.
+    pub(super) has_ended: Cell<bool>,
 }
 
 impl Store {
@@ -94,6 +96,7 @@ impl Store {
             unservable: RefCell::default(),
             turnstile: Turnstile::default(),
             checkpoints: Turnstile::default(),
+            has_ended: Cell::default(),
         }
     }
 
@@ -551,7 +554,10 @@ pub async fn record_recovery_points(
                 }
             }
         }
-        let _turn = store.checkpoints.enter().await;
+        // At its end the broker writes them itself.
+        let Some(_turn) = store.checkpoint_turn().await else {
+            return false;
+        };
         let written = write_recovery_points(&shard.io, &store).await;
         if let Err(error) = &written {
             log::error!("Writing recovery points: {error}");

@@ -33,7 +33,7 @@ pub use header::{RequestHeader, request_header};
 
 /// Bytes after the last field that are let pass. More of them are another protocol's: a connect
 /// packet of ZooKeeper begins like a Produce request.
-const TRAILING_BYTES_MAX: usize = 4;
+pub const TRAILING_BYTES_MAX: usize = 4;
 
 /// Checks the body of a request (the frame after its header) against the schema of
 /// (`api_key`, `api_version`).
