@@ -241,7 +241,11 @@ impl Partition {
             now_ms,
             timestamp_type,
         };
-        let appended = self.log.append(batches, self.leader_epoch, time).await?;
+        let appended = self.log.append(batches, self.leader_epoch, time).await;
+        if appended.is_err() {
+            self.producers.borrow_mut().refused(&headers[0]);
+        }
+        let appended = appended?;
         self.take_note(&mut headers, appended.base_offset, now_ms);
         let (messages, so_far) = shard.counters.appended.get();
         let added = appended.last_offset + 1 - appended.base_offset;

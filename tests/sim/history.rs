@@ -358,10 +358,7 @@ impl History {
         match phase {
             Phase::Stopped => {
                 scene.ledger.borrow_mut().count("clean stops", 1);
-                // A failed fsync leaves its pages clean: without a journal the next process believes what it
-                // finds in the page cache, as Apache Kafka does, and a later power loss may take it.
-                let may_fail = scene.ledger.borrow().is_durable || !self.was_troubled;
-                let power_fails = one_in(&mut self.random, 2) && may_fail;
+                let power_fails = one_in(&mut self.random, 2) && self.may_lose_power();
                 if power_fails {
                     // All was synced: nothing may be lost, so `ending` stays as it is if the books
                     // were settled before.
@@ -399,11 +396,20 @@ impl History {
     }
 
     fn lose_power(&mut self, node: Node) {
+        if !self.may_lose_power() {
+            return self.kill(node);
+        }
         self.scene
             .tell(&format!("the power fails, was {:?}", node.phase()));
         self.judge_failure(&node);
         self.note_ending(Ending::Power);
         node.lose_power();
+    }
+
+    /// A failed fsync leaves its pages clean: without a journal the next process believes what it finds in
+    /// the page cache, as Apache Kafka does, and a later power loss may take what counts as durable.
+    fn may_lose_power(&self) -> bool {
+        self.scene.ledger.borrow().is_durable || !self.was_troubled
     }
 
     fn judge_failure(&self, node: &Node) {
