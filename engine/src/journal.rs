@@ -400,7 +400,8 @@ impl Journal {
 
     /// Why the journal takes nothing until the next start, if it does not.
     pub fn poisoned(&self) -> Option<String> {
-        self.shared.poisoned()
+        let state = self.shared.state.borrow();
+        state.poisoned.as_deref().map(str::to_owned)
     }
 
     /// What the journal has done, for metrics.

@@ -21,6 +21,7 @@ pub mod mailbox;
 pub mod metadata;
 pub mod metrics;
 pub mod net;
+pub mod opening;
 pub mod partition;
 pub mod producer_state;
 pub mod retention;

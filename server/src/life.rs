@@ -283,9 +283,9 @@ async fn close(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<Option<En
 /// What could not be made durable; the next start recovers it then.
 pub async fn stop(shard: &Rc<Shard>) -> Result<Ends, String> {
     shard.begin_stop();
-    shard.all_opened().await;
+    shard.openings.all_opened().await;
     // Of a topic that was created anew meanwhile the new partition's end counts, which comes later.
-    let mut ends = shard.unopened();
+    let mut ends = shard.openings.unopened();
     let mut first_error = None;
     let partitions = shard.partitions();
     let closing = partitions.iter().map(|partition| close(shard, partition));

@@ -26,7 +26,7 @@ pub async fn run(shard: Rc<Shard>) {
         return;
     }
     let rate = (of_all / shard.shard_count() as u64).max(1);
-    shard.all_opened().await;
+    shard.openings.all_opened().await;
     while !shard.is_stopping() {
         for partition in shard.partitions() {
             scrub(&shard, &partition, rate).await;

@@ -89,6 +89,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
         let looked = main_io.block_on(async move { boot::look(&io, &wanted).await });
         (looked, service.join())
     });
+    let looked = looked?;
     let mut service =
         service.map_err(|_| "the ZooKeeper service ended at its start".to_owned())??;
     let http = bind_http(&config)?;
@@ -96,7 +97,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), ServeError> {
     let own_service = service.as_ref().map(Running::own_address);
     let identity = identity(&config, &bound, own_service);
     let control = control::start(identity, http)?;
-    let found = find(&main_io, &config, &control.session, names, looked?)?;
+    let found = find(&main_io, &config, &control.session, names, looked)?;
     if let Some(service) = &mut service {
         service.let_others_in();
     }
@@ -530,7 +531,12 @@ pub async fn write_end(
         };
         here.values().map(entry).collect()
     };
-    let points = entries(|end| end.recovery_point);
+    let mut points = entries(|end| end.recovery_point);
+    // That nothing is known of a log must not look like something that is.
+    points.retain(|entry| {
+        let end = here[&(entry.topic.clone(), entry.partition)];
+        end.is_clean || entry.offset > 0
+    });
     let mut starts = entries(|end| end.log_start_offset);
     // Kafka names only partitions whose log does not begin with its first segment.
     starts.retain(|entry| entry.offset > 0);

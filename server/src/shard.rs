@@ -20,18 +20,18 @@ use futures_util::{SinkExt, StreamExt};
 use ringlog_engine::clock::Instant;
 use ringlog_engine::io::Io;
 use ringlog_engine::journal::{self, Journal, Lsn, Reservation};
-use ringlog_engine::log::{self, Appended, LogPosition, SegmentFiles};
+use ringlog_engine::log::{Appended, LogPosition, SegmentFiles};
 
 use crate::broker::Broker;
 use crate::compaction;
 use crate::group::driver::Groups;
 use crate::handlers::fetch::session::Sessions;
-use crate::life::{End, Ends};
 pub use crate::mailbox::{Job, Mailbox, Mesh};
 use crate::metadata::state::{Image, owner_shard};
 use crate::metadata::store::Store;
 use crate::metrics::{Counters, trace::Traces};
 use crate::net::connection::Connections;
+use crate::opening::Openings;
 use crate::partition::Partition;
 use crate::turnstile::Turnstile;
 use crate::watcher::Watcher;
@@ -71,29 +71,6 @@ pub struct NotDurable(pub String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardGone;
 
-/// Partitions that are being opened.
-type Opening = BTreeMap<(String, i32), Opened>;
-
-/// Whether a partition is open, and who waits for that. One after the other goes on then, so that who comes
-/// meanwhile overtakes nobody.
-#[derive(Default)]
-struct Opened {
-    is_open: bool,
-    waiting: VecDeque<oneshot::Sender<()>>,
-}
-
-/// Who has waited for a partition, until he goes on or gives up: the next one's turn is then.
-struct Waited<'a> {
-    shard: &'a Shard,
-    partition: &'a (String, i32),
-}
-
-impl Drop for Waited<'_> {
-    fn drop(&mut self) {
-        self.shard.pass_on(self.partition);
-    }
-}
-
 /// State of one shard.
 pub struct Shard {
     /// Number of this shard, from 0.
@@ -118,12 +95,8 @@ pub struct Shard {
     pub random: RefCell<fastrand::Rng>,
     image: RefCell<Arc<Image>>,
     partitions: RefCell<BTreeMap<String, BTreeMap<i32, Rc<Partition>>>>,
-    /// Partitions that are still to be opened after the start, and who waits for each.
-    opening: RefCell<Opening>,
-    /// How far those are durable that could not be opened.
-    unopened: RefCell<Ends>,
-    /// Those of them that somebody waits for, the first first.
-    wanted: RefCell<VecDeque<(String, i32)>>,
+    /// Partitions that are still to be opened after the start.
+    pub openings: Openings,
     senders: RefCell<Vec<mpsc::Sender<Job>>>,
     durability: Durability,
     undurable: RefCell<VecDeque<Undurable>>,
@@ -177,9 +150,7 @@ impl Shard {
             random: RefCell::new(random),
             image: RefCell::default(),
             partitions: RefCell::default(),
-            opening: RefCell::default(),
-            unopened: RefCell::default(),
-            wanted: RefCell::default(),
+            openings: Openings::default(),
             senders: RefCell::new(senders),
             durability,
             undurable: RefCell::default(),
@@ -316,105 +287,10 @@ impl Shard {
 
     /// The partition, if it lives on this shard; one that is being recovered is waited for.
     pub async fn partition_when_open(&self, topic: &str, partition: i32) -> Option<Rc<Partition>> {
-        if !self.opening.borrow().is_empty() {
-            self.opened(&(topic.to_owned(), partition)).await;
+        if !self.openings.is_empty() {
+            self.openings.opened(&(topic.to_owned(), partition)).await;
         }
         self.partition(topic, partition)
-    }
-
-    /// Returns when the partition is not being opened, or not any more.
-    async fn opened(&self, partition: &(String, i32)) {
-        let turn = self.opening.borrow_mut().get_mut(partition).map(|opened| {
-            let (waits, turn) = oneshot::channel();
-            opened.waiting.push_back(waits);
-            if !opened.is_open {
-                self.wanted.borrow_mut().push_back(partition.clone());
-            }
-            turn
-        });
-        if let Some(turn) = turn {
-            let shard = self;
-            let _waited = Waited { shard, partition };
-            let _ = turn.await;
-        }
-    }
-
-    /// The next one of those who wait for a partition goes on, if it is open.
-    fn pass_on(&self, partition: &(String, i32)) {
-        let mut opening = self.opening.borrow_mut();
-        while let Some(opened) = opening.get_mut(partition).filter(|opened| opened.is_open) {
-            let Some(next) = opened.waiting.pop_front() else {
-                opening.remove(partition);
-                return;
-            };
-            // Who has given up has no turn.
-            if next.send(()).is_ok() {
-                return;
-            }
-        }
-    }
-
-    /// These partitions are going to be opened.
-    pub fn begin_opening(&self, partitions: impl IntoIterator<Item = (String, i32)>) {
-        let mut opening = self.opening.borrow_mut();
-        opening.extend(partitions.into_iter().map(|key| (key, Opened::default())));
-    }
-
-    /// A partition that somebody waits for.
-    pub fn next_wanted(&self) -> Option<(String, i32)> {
-        self.wanted.borrow_mut().pop_front()
-    }
-
-    /// This partition is open, or cannot be opened.
-    pub fn end_opening(&self, partition: &(String, i32)) {
-        if let Some(opened) = self.opening.borrow_mut().get_mut(partition) {
-            opened.is_open = true;
-        }
-        self.pass_on(partition);
-    }
-
-    /// This one cannot be opened: what is known of its log stays so at the end of the shard.
-    pub fn could_not_open(&self, partition: &(String, i32), opening: Option<log::Opening>) {
-        let end = opening.map(|opening| End {
-            partition: partition.clone(),
-            recovery_point: opening.recovery_point,
-            log_start_offset: opening.log_start_offset.unwrap_or(0),
-            is_clean: false,
-        });
-        self.unopened.borrow_mut().extend(end);
-    }
-
-    /// The ends of those that could not be opened.
-    pub fn unopened(&self) -> Ends {
-        self.unopened.borrow().clone()
-    }
-
-    /// Returns when no partition of a topic is being opened any more.
-    pub async fn topic_opened(&self, topic: &str) {
-        loop {
-            match self.unready(|(name, _)| name == topic) {
-                Some(partition) => self.opened(&partition).await,
-                None => return,
-            }
-        }
-    }
-
-    /// Returns when no partition is being opened any more.
-    pub async fn all_opened(&self) {
-        loop {
-            match self.unready(|_| true) {
-                Some(partition) => self.opened(&partition).await,
-                None => return,
-            }
-        }
-    }
-
-    /// The first such partition that is not open yet.
-    fn unready(&self, is_meant: impl Fn(&(String, i32)) -> bool) -> Option<(String, i32)> {
-        let opening = self.opening.borrow();
-        let mut unready = opening.iter().filter(|(_, opened)| !opened.is_open);
-        let found = unready.find(|(partition, _)| is_meant(partition));
-        found.map(|(partition, _)| partition.clone())
     }
 
     /// Whether the partition is in service: it was not deleted, another one may have its name.

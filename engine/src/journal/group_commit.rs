@@ -117,7 +117,7 @@ pub(super) struct State {
     ring_is_wanted: bool,
     waiters: BTreeMap<(Lsn, u64), Waker>,
     next_waiter: u64,
-    poisoned: Option<Arc<str>>,
+    pub(super) poisoned: Option<Arc<str>>,
     closing: bool,
     writer_stopped: bool,
     stats: JournalStats,
@@ -346,11 +346,6 @@ impl Shared {
     }
 
     // ---- the end ---------------------------------------------------------------------------------
-
-    pub(super) fn poisoned(&self) -> Option<String> {
-        let state = self.state.borrow();
-        state.poisoned.as_deref().map(str::to_owned)
-    }
 
     pub(super) fn poison(&self, reason: &str) {
         let waiters = {

@@ -228,6 +228,9 @@ impl<'a> Cleaner<'a> {
     // ---- what stays --------------------------------------------------------------------------
 
     /// Writes what stays of a group into a `.cleaned` segment, and syncs it.
+    ///
+    /// It reaches into the last segment of the group that has batches, if only with an empty one: a
+    /// start that finishes the swap knows no other way which segments the file replaces.
     pub(super) async fn clean(
         &mut self,
         group: &Group,
@@ -239,6 +242,10 @@ impl<'a> Cleaner<'a> {
         let file = io.open(&path, OpenMode::Create).await.at("create", &path)?;
         io.truncate(&file, 0).await.at("truncate", &path)?;
         let mut segment = Segment::empty(base_offset);
+        let filled = group.iter().rfind(|source| source.size > 0);
+        let last_base = filled.map_or(base_offset, |source| source.base_offset);
+        // As `Opener::finish_swaps` will take it.
+        let mut reached = base_offset + 1;
         self.written = 0;
         let mut buffer = BytesMut::new();
         for source in group {
@@ -254,8 +261,15 @@ impl<'a> Cleaner<'a> {
                 header
                     .check_crc(batch)
                     .map_err(|e| damaged(e.to_string()))?;
-                let kept = self.keep(&header, batch, walk);
-                match kept.map_err(|error| damaged(error.to_string()))? {
+                let next = position + header.size_in_bytes() as u64;
+                let ends_group = at == last_base && next >= u64::from(source.size);
+                let must_stay = ends_group && reached <= at;
+                let kept = self.keep(&header, batch, must_stay, walk);
+                let kept = kept.map_err(|error| damaged(error.to_string()))?;
+                if !matches!(kept, Kept::Nothing) {
+                    reached = header.next_offset();
+                }
+                match kept {
                     Kept::Nothing => {}
                     Kept::Whole(bytes) => self.take(&mut segment, &mut buffer, bytes)?,
                     Kept::Rewritten(bytes) => self.take(&mut segment, &mut buffer, &bytes)?,
@@ -263,7 +277,7 @@ impl<'a> Cleaner<'a> {
                 if buffer.len() >= INLINE_WRITE_BYTES_MAX {
                     self.write(&file, &path, &mut buffer).await?;
                 }
-                position += header.size_in_bytes() as u64;
+                position = next;
                 expected = header.next_offset();
             }
         }
@@ -370,14 +384,16 @@ impl<'a> Cleaner<'a> {
         Ok(kinds)
     }
 
-    /// What stays of a batch.
+    /// What stays of a batch: something, if it `must_stay`.
     fn keep<'b>(
         &self,
         header: &BatchHeader,
         batch: &'b [u8],
+        must_stay: bool,
         walk: &mut TransactionWalk,
     ) -> Result<Kept<'b>, crate::record::BatchError> {
-        let verdict = self.judge(header, batch, walk);
+        let mut verdict = self.judge(header, batch, walk);
+        verdict.keeps_empty |= must_stay;
         if verdict.discards && !verdict.keeps_empty {
             return Ok(Kept::Nothing);
         }

@@ -3,6 +3,8 @@
 //! As Kafka 3.9 (LogCleanerManager.scala, UnifiedLog.replaceSegments). The swap is three steps, each
 //! durable before the next, and readers never see an in-between: they hold the new file itself.
 //! 1. `.cleaned` files become `.swap`: from here on a start finishes the swap, before it takes it back.
+//!    The file reaches into the last segment that it replaces, so that the start knows them all (in
+//!    Kafka it may end before: then replaced segments come back).
 //! 2. The old files become `.deleted`.
 //! 3. `.swap` files get their final names.
 //!

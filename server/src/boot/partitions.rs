@@ -42,7 +42,7 @@ pub fn open_partitions(shard: &Rc<Shard>, partitions: &BTreeMap<(String, i32), F
             pending.insert(key.clone(), (topic.clone(), found.clone()));
         }
     }
-    shard.begin_opening(pending.keys().cloned());
+    shard.openings.begin(pending.keys().cloned());
     let pending = Rc::new(RefCell::new(pending));
     for _ in 0..OPENED_AT_ONCE.min(pending.borrow().len()) {
         let (opener, pending) = (shard.clone(), pending.clone());
@@ -50,9 +50,9 @@ pub fn open_partitions(shard: &Rc<Shard>, partitions: &BTreeMap<(String, i32), F
             while let Some((key, (topic, found))) = next(&opener, &pending) {
                 if let Err(error) = open(&opener, &topic, key.1, &found).await {
                     log::error!("Partition {}-{} is not served: {error}", key.0, key.1);
-                    opener.could_not_open(&key, found.opening);
+                    opener.openings.could_not_open(&key, found.opening);
                 }
-                opener.end_opening(&key);
+                opener.openings.end(&key);
             }
         });
     }
@@ -61,7 +61,7 @@ pub fn open_partitions(shard: &Rc<Shard>, partitions: &BTreeMap<(String, i32), F
 /// One that somebody waits for, else the first.
 fn next(shard: &Shard, pending: &RefCell<Pending>) -> Option<((String, i32), Unopened)> {
     let mut pending = pending.borrow_mut();
-    while let Some(wanted) = shard.next_wanted() {
+    while let Some(wanted) = shard.openings.next_wanted() {
         if let Some(found) = pending.remove_entry(&wanted) {
             return Some(found);
         }

@@ -5,6 +5,8 @@
 //! start in that time. Here the number of the session is noted in the data directory, whose lock
 //! says that its owner is dead: what that session left is removed.
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -109,7 +111,8 @@ fn noted_sessions(identity: &Identity) -> Vec<i64> {
 
 /// Before the first ephemeral: otherwise a crash in between would leave one without an owner's note. Earlier
 /// ones stay noted: that theirs were removed may be forgotten by a ZooKeeper in this process that is killed
-/// before its start has ended.
+/// before its start has ended. Durable a little later, off the path of the start: without the note a start
+/// after a power loss waits until the old session is over.
 fn note_session(client: &Client, identity: &Identity) -> Result<(), String> {
     let path = &identity.session_file;
     let mut sessions = vec![client.session_id().0];
@@ -123,7 +126,21 @@ fn note_session(client: &Client, identity: &Identity) -> Result<(), String> {
             "cannot write {}: {error}\n   | the data directory must be writable",
             path.display()
         )
-    })
+    })?;
+    let path = path.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = sync(&path) {
+            log::warn!("{} may not survive a power loss: {error}", path.display());
+        }
+    });
+    Ok(())
+}
+
+/// A file, and its name.
+fn sync(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()?;
+    path.parent()
+        .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 /// There is no replication between brokers yet, and a controller that does not know of the others

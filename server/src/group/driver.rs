@@ -127,7 +127,7 @@ pub async fn keep_time(shard: Rc<Shard>) {
 /// Hands a request to the coordinator and waits for its answer; `None` if the broker stops.
 pub async fn ask(shard: &Rc<Shard>, asker: &Asker, request: GroupRequest) -> Option<GroupResponse> {
     // After a start the groups are there once their partitions are.
-    shard.topic_opened(GROUP_TOPIC).await;
+    shard.openings.topic_opened(GROUP_TOPIC).await;
     let groups = &shard.groups;
     let ticket = groups.tickets.get() + 1;
     groups.tickets.set(ticket);

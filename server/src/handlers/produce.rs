@@ -204,14 +204,14 @@ fn watch_journal(shard: &Rc<Shard>, parts: &[Part], trace: &Rc<Trace>) {
 /// ticket at once, so that they overtake it at no partition.
 async fn append_together(
     shard: &Rc<Shard>,
-    mut work: Vec<Work>,
+    work: Vec<Work>,
     terms: Terms<'_>,
 ) -> (Vec<Done>, Option<Lsn>) {
     if work.len() == 1 {
         return append_here(shard, work, terms).await;
     }
     let each = work
-        .drain(..)
+        .into_iter()
         .map(|one| append_here(shard, vec![one], terms));
     let each = future::join_all(each).await;
     let newest = each.iter().filter_map(|(_, lsn)| *lsn).max();

@@ -478,7 +478,9 @@ pub(super) async fn drop_stale_checkpoints(io: &Io, store: &Store) -> Result<(),
     if !store.has_stale_checkpoints.get() {
         return Ok(());
     }
-    let _turn = store.checkpoints.enter().await;
+    let Some(_turn) = store.checkpoint_turn().await else {
+        return Err(gone(ShardGone));
+    };
     let points = write_recovery_points(io, store).await;
     let starts = write_log_starts(io, store).await;
     points
@@ -492,6 +494,7 @@ pub(super) async fn drop_stale_checkpoints(io: &Io, store: &Store) -> Result<(),
 async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) -> bool {
     shard.partition_when_open(name, index).await;
     let Some(partition) = shard.remove_partition(name, index) else {
+        shard.openings.forget_unopened(name, index);
         return true;
     };
     partition.wake_watchers();

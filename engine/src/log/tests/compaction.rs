@@ -358,6 +358,56 @@ fn a_crash_at_any_step_leaves_the_log_before_or_after() {
     assert_eq!(outcomes, BTreeSet::from(["before", "in between", "after"]));
 }
 
+/// tests/sim, seed 8481: the start removed only the segments up to the last record that had stayed.
+#[test]
+fn a_start_removes_all_that_is_replaced_also_where_no_record_has_stayed() {
+    let mut outcomes = BTreeSet::new();
+    for limit in 1..400 {
+        let world = World::new(1);
+        let io = Io::simulated(&world);
+        let files = SegmentFiles::new(&io, 8, 1 << 20);
+        let ios = [io.clone()];
+        let setup = async move {
+            let log = create(&files).await;
+            // Two that become one, of which nothing stays; one that has no room beside them.
+            for value_bytes in [10, 10, 3900] {
+                append(&log, &[1], value_bytes).await;
+                assert!(log.roll_segment_at(log.end_position()).await.unwrap());
+            }
+            append(&log, &[2], 10).await;
+            log.flush().await.unwrap();
+            Rc::new(log)
+        };
+        let log = world.block_on(&ios, setup);
+        let recovery_point = log.recovery_point();
+        let round = log.clone();
+        let is_done = Rc::new(Cell::new(false));
+        let done = is_done.clone();
+        io.spawn(async move {
+            compact(&round, None, &settings(1000)).await;
+            done.set(true);
+        });
+        let mut steps = limit;
+        world.run(&ios, Duration::from_secs(3600), || {
+            steps -= 1;
+            steps == 0 || is_done.get()
+        });
+        world.kill();
+        io.clear_tasks();
+        drop(log);
+        let found = on(&world, async move |files| {
+            let log = open_again(&files, recovery_point).await;
+            contents(&log).await.0
+        });
+        let offsets: Vec<i64> = found.into_keys().collect();
+        outcomes.insert(offsets);
+        if is_done.get() {
+            break;
+        }
+    }
+    assert_eq!(outcomes, BTreeSet::from([vec![0, 1, 2, 3], vec![2, 3]]));
+}
+
 /// One batch of a producer: a key for each of `keys`.
 async fn append_transactional(log: &Log, producer: (i64, i32), keys: &[&str], value: &str) -> i64 {
     let mut builder = BatchBuilder::new(Compression::None)
