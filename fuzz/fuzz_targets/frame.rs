@@ -1,7 +1,7 @@
 //! A request frame as a client may send it: header, schema check, decode.
 //!
-//! Fails if `check` accepts what the message crate does not decode to the few bytes that may be left, if anything
-//! panics, or (libFuzzer's malloc limit) if a frame makes the decoder reserve memory by a count.
+//! Fails if `check` accepts what the message crate does not decode to the few bytes that may be left, if
+//! anything panics, or (libFuzzer's malloc limit) if a frame makes the decoder reserve memory by a count.
 #![no_main]
 
 use bytes::Bytes;
