@@ -21,7 +21,7 @@ use ringlog_engine::log::{CleanerSettings, CompactionLimits, Dirt, LogError};
 use uuid::Uuid;
 
 use crate::config::keys::{self, Value};
-use crate::metadata::store;
+use crate::metadata::checkpoints;
 use crate::partition::Partition;
 use crate::shard::Shard;
 
@@ -144,7 +144,7 @@ impl Cleaner {
         let name = (partition.topic().name.clone(), partition.index);
         let point = (name.clone(), id, log.recovery_point());
         // Only then a gap above it is known to be a loss.
-        if !store::record_recovery_points(&shard, vec![point]).await {
+        if !checkpoints::record_recovery_points(&shard, vec![point]).await {
             return Ok(false);
         }
         if let Some(journal) = shard.journal() {

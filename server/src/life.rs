@@ -17,8 +17,8 @@ use crate::compaction;
 use crate::config::Durability;
 use crate::group::driver;
 use crate::metadata::state::Image;
-use crate::metadata::store::{self, Store};
-use crate::metadata::{alter, reconcile};
+use crate::metadata::store::Store;
+use crate::metadata::{alter, checkpoints, reconcile};
 use crate::net::{connection, listener};
 use crate::partition::Partition;
 use crate::retention;
@@ -160,7 +160,7 @@ async fn checkpoint(shard: &Rc<Shard>) -> std::io::Result<()> {
             }
         }
     }
-    store::record_recovery_points(shard, recovery_points(shard)).await;
+    checkpoints::record_recovery_points(shard, recovery_points(shard)).await;
     Ok(())
 }
 
@@ -206,7 +206,7 @@ async fn housekeeping(shard: Rc<Shard>) {
             }
         }
         if any {
-            store::record_recovery_points(&shard, recovery_points(&shard)).await;
+            checkpoints::record_recovery_points(&shard, recovery_points(&shard)).await;
         }
     }
 }

@@ -20,7 +20,7 @@ use ringlog_engine::clock::Instant;
 use ringlog_engine::log::{Due, Retention};
 
 use crate::boot;
-use crate::metadata::alter;
+use crate::metadata::checkpoints;
 use crate::partition::Partition;
 use crate::shard::Shard;
 
@@ -78,13 +78,14 @@ async fn look(shard: &Rc<Shard>, now_ms: Option<i64>) {
     }
     // The records go for everybody once this is written: one write for all partitions.
     let raised = |(partition, due): &(Rc<Partition>, Due)| {
-        let key = (partition.topic().name.clone(), partition.index);
-        (due.offset > partition.log.log_start_offset()).then_some((key, due.offset))
+        let topic = partition.topic();
+        let key = (topic.name.clone(), partition.index);
+        (due.offset > partition.log.log_start_offset()).then_some((key, topic.id, due.offset))
     };
     let starts: Vec<_> = due.iter().filter_map(raised).collect();
     let mut delay = Delay::OfTopic;
     if !starts.is_empty()
-        && let Err(refusal) = alter::log_starts(shard, starts).await
+        && let Err(refusal) = checkpoints::raise_log_starts(shard, starts).await
     {
         log::warn!("Retention: {}", refusal.message);
         // At a stop shard 0 may have ended before: then nothing goes.

@@ -414,6 +414,31 @@ fn a_topic_deleted_and_created_again_is_empty_and_has_another_id() {
     }
 }
 
+/// What the deletion left on its way (ZooKeeper's events of its own wish) must not meet the new topic.
+#[test]
+fn a_topic_created_as_soon_as_its_predecessor_is_deleted_stays() {
+    let Some(mut broker) = Broker::own(ringlog_tests::broker::Options::default()) else {
+        return;
+    };
+    let mut client = Client::connect(broker.address());
+    let name = unique("successor");
+    for round in 0..40 {
+        create_topic(&mut client, &name, 1 + round % 3, &[]);
+        assert_eq!(delete(&mut client, 5, &name), 0, "round {round}");
+    }
+    let id = create_topic(&mut client, &name, 2, &[]);
+    assert_eq!(produce_values(&mut client, &name, &["a", "b"]), 0);
+    broker.kill();
+    broker.restart();
+    let mut client = Client::connect(broker.address());
+    let found = wait_for("leaders", Duration::from_secs(30), || {
+        topic_id(&mut client, &name)
+    });
+    assert_eq!(found, id);
+    assert_eq!(partitions_of(&mut client, &name), Some(2));
+    assert_eq!(fetch_all(&mut client, &name, 0).len(), 2);
+}
+
 #[test]
 fn topics_and_their_ids_survive_a_clean_restart_and_a_crash() {
     let Some(mut broker) = Broker::own(ringlog_tests::broker::Options::default()) else {

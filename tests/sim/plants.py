@@ -331,10 +331,10 @@ PLANTS = [
     ]),
     # ---- retention, compaction, deletion ---------------------------------------------------------
     ("log-start-not-durable", "records go before the new log start offset is durable", [
-        ("server/src/metadata/alter.rs",
-         "        let written = store::write_log_starts(&shard.io, &store).await;\n",
+        ("server/src/metadata/checkpoints.rs",
+         "        let written = write_log_starts(&shard.io, &store).await;\n",
          "        if is_planted!() {\n            return Ok(());\n        }\n"
-         "        let written = store::write_log_starts(&shard.io, &store).await;\n"),
+         "        let written = write_log_starts(&shard.io, &store).await;\n"),
     ]),
     ("retention-not-forgotten", "retention deletes segments that the journal has not forgotten", [
         ("server/src/retention.rs",

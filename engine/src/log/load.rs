@@ -63,6 +63,7 @@ impl Log {
             index_interval_bytes: self.config.borrow().index_interval_bytes,
             check_crc: false,
             end_max: None,
+            whole_to: None,
         };
         let mut scanner = self.scanner(&file, size, VISIT_CHUNK_BYTES);
         let path = self.path(base_offset, SegmentFileKind::Log);

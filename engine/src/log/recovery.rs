@@ -160,6 +160,7 @@ impl Opener<'_> {
             index_interval_bytes: self.config.index_interval_bytes,
             check_crc,
             end_max: None,
+            whole_to: None,
         }
     }
 
@@ -354,6 +355,12 @@ impl Opener<'_> {
         is_known.then_some(self.opening.recovery_point)
     }
 
+    /// Up to where no offset is missing after a crash, if the log was never compacted.
+    fn whole_to(&self) -> Option<i64> {
+        let is_known = !self.opening.clean && !self.config.is_compacted;
+        is_known.then_some(self.opening.recovery_point)
+    }
+
     /// Reads a segment whole and cuts it at the first bad batch. `false` if later segments must go.
     async fn recover(
         &mut self,
@@ -375,6 +382,7 @@ impl Opener<'_> {
         let mut scanner = Scanner::new(self.io(), file, size.into(), CHUNK_BYTES);
         let mut request = self.request(base_offset, true);
         request.end_max = next.or(self.known_end());
+        request.whole_to = self.whole_to();
         let scan = scan_segment(&mut scanner, &request, visitor).await;
         let mut scan = scan.at("read", &path)?;
         while scan.bad.is_some() && self.step_over(&mut scanner, &mut scan, next).await? {
@@ -447,13 +455,18 @@ impl Opener<'_> {
         if scan.next_offset >= recovery_point {
             return Ok(false);
         }
+        let (position, file_end) = (u64::from(scan.segment.size), scanner.end());
+        // Nothing stands behind the last batch to contradict its base offset, which has no checksum.
+        let header = scanner.header(position).await.ok();
+        let is_last_batch =
+            header.is_some_and(|header| position + header.size_in_bytes() as u64 == file_end);
+        let whole_to = self.whole_to().filter(|_| is_last_batch);
         let start = Start {
             segment_base: base_offset,
-            position: scan.segment.size.into(),
+            position,
             expected: scan.next_offset,
-            following: next.or(self.known_end()),
+            following: next.or(self.known_end()).or(whole_to),
         };
-        let file_end = scanner.end();
         let step = Verifier::new(scanner, start).step().await;
         let Some(Step::Damaged(mut damage)) = step.at("read", &path)? else {
             return Ok(false);
@@ -464,19 +477,16 @@ impl Opener<'_> {
         }
         // After a crash the header must show that nothing is missing up to the recovery point.
         if is_last && !clean && matches!(damage.kind, DamageKind::Crc | DamageKind::OffsetOrder) {
-            let header = scanner.header(damage.position).await.ok();
-            let is_end = header.is_some_and(|header| {
+            let is_end = header.filter(|_| is_last_batch).is_some_and(|header| {
                 let count = header.next_offset() - header.base_offset;
-                let is_whole = damage.position + header.size_in_bytes() as u64 == file_end;
-                let is_due = match damage.kind {
+                match damage.kind {
                     // The base offset is what is wrong, and the rest of the header is not.
                     DamageKind::OffsetOrder => damage.offset + count <= recovery_point,
                     _ => {
                         header.base_offset >= damage.offset
                             && header.next_offset() == recovery_point
                     }
-                };
-                is_whole && is_due
+                }
             });
             damage.next_offset = is_end.then_some(recovery_point);
         }

@@ -149,6 +149,8 @@ pub(crate) struct ScanRequest {
     pub(crate) check_crc: bool,
     /// After a gap no offset may be this or more: where the log is known to end.
     pub(crate) end_max: Option<i64>,
+    /// Below it no offset is missing: no batch reaches over it from behind a gap.
+    pub(crate) whole_to: Option<i64>,
 }
 
 /// What a segment holds, up to the first bad batch.
@@ -218,10 +220,12 @@ async fn scan_batch(
     let header = scanner.header(position.into()).await?;
     let relative = header.last_offset().checked_sub(request.base_offset);
     let fits = relative.is_some_and(|relative| relative <= i64::from(i32::MAX));
+    let reaches = |end: i64| header.last_offset() >= end;
     let is_late = header.base_offset > scan.next_offset
-        && request
-            .end_max
-            .is_some_and(|end| header.last_offset() >= end);
+        && (request.end_max.is_some_and(reaches)
+            || request
+                .whole_to
+                .is_some_and(|end| scan.next_offset < end && reaches(end)));
     if header.base_offset < scan.next_offset || !fits || is_late {
         let reason = format!(
             "offsets {} to {} where {} or more is due",

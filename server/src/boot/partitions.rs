@@ -13,6 +13,7 @@ use ringlog_engine::log::{Log, SegmentFiles};
 
 use super::{FoundPartition, explain_in_line};
 use crate::group::driver;
+use crate::metadata::checkpoints;
 use crate::metadata::state::{GROUP_TOPIC, Topic};
 use crate::metadata::store;
 use crate::partition::{Partition, log_config};
@@ -109,7 +110,7 @@ async fn open(
     if may_have_gaps && !opening.clean && !opening.compacts_below_recovery_point {
         // Its gaps must be below the recovery point before a journal says that we ran last.
         let point = ((topic.name.clone(), index), topic.id, log.recovery_point());
-        if !store::record_recovery_points(shard, vec![point]).await {
+        if !checkpoints::record_recovery_points(shard, vec![point]).await {
             return Err("its recovery point cannot be written".to_owned());
         }
     }

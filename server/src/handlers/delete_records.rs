@@ -17,7 +17,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use crate::dispatch::{Answer, Call, Handled, Refused};
 use crate::handlers::fetch::read::check_leader;
-use crate::metadata::alter;
+use crate::metadata::checkpoints;
 use crate::metadata::state::{GROUP_TOPIC, TRANSACTION_TOPIC};
 use crate::partition::Partition;
 use crate::retention;
@@ -101,14 +101,15 @@ async fn delete_here(shard: &Rc<Shard>, wishes: &[Wish]) -> Vec<Result<i64, Resp
         plan.push(planned);
     }
     let raised = |(partition, target): &(Rc<Partition>, i64)| {
-        let key = (partition.topic().name.clone(), partition.index);
-        (*target > partition.log.log_start_offset()).then_some((key, *target))
+        let topic = partition.topic();
+        let key = (topic.name.clone(), partition.index);
+        (*target > partition.log.log_start_offset()).then_some((key, topic.id, *target))
     };
     let starts: Vec<_> = plan.iter().flatten().filter_map(raised).collect();
     let is_durable = if starts.is_empty() {
         Ok(())
     } else {
-        alter::log_starts(shard, starts).await
+        checkpoints::raise_log_starts(shard, starts).await
     };
     let mut results = Vec::with_capacity(wishes.len());
     for (wish, planned) in wishes.iter().zip(plan) {

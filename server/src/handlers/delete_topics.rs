@@ -11,7 +11,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use crate::dispatch::{Answer, Call, Handled, Refused};
 use crate::metadata::controller::Refusal;
-use crate::metadata::store;
+use crate::metadata::deletion;
 
 pub(crate) fn handle(call: Call) -> Handled {
     Box::pin(delete_topics(call))
@@ -49,7 +49,7 @@ async fn delete(call: &Call, state: DeleteTopicState) -> DeletableTopicResult {
         )),
     };
     let result = match &name {
-        Ok(name) => store::delete(&call.shard, name.clone()).await,
+        Ok(name) => deletion::delete(&call.shard, name.clone()).await,
         Err(refusal) => Err(refusal.clone()),
     };
     let answer = DeletableTopicResult::default().with_topic_id(state.topic_id);

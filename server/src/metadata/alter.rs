@@ -1,10 +1,9 @@
-//! Carries changes of what there is out: settings of topics and brokers, more partitions, log start
-//! offsets. Lives on shard 0, as all of [`super::store`]; any shard may ask.
+//! Carries changes of what there is out: settings of topics and brokers, more partitions.
+//! Lives on shard 0, as all of [`super::store`]; any shard may ask.
 //!
 //! Settings stand in `/config/topics` and `/config/brokers` of ZooKeeper before they act and before
 //! the change is answered; a notification below `/config/changes` tells other readers.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,11 +14,9 @@ use super::controller::Refusal;
 use super::state::{BrokerOverrides, Image, Topic};
 use super::store::{self, Store, gone, no_ensemble, storage_error};
 use super::znode::{self, TopicNode};
-use crate::boot::FoundPartition;
 use crate::config::keys::{self, Effect};
 use crate::config::topic::Overrides;
-use crate::shard::{Shard, ShardGone};
-use crate::turnstile::Turn;
+use crate::shard::Shard;
 
 // ---- settings of topics --------------------------------------------------------------------------
 
@@ -227,67 +224,4 @@ async fn add_partitions(
         }
     }
     taken
-}
-
-// ---- log start offsets ---------------------------------------------------------------------------
-
-impl Store {
-    /// No checkpoint file is written from here on: the end of the broker writes them itself.
-    pub async fn end_checkpoints(&self) {
-        let _turn = self.checkpoints.enter().await;
-        self.has_ended.set(true);
-    }
-
-    /// The turn to write checkpoint files; none if the broker ends.
-    pub(super) async fn checkpoint_turn(&self) -> Option<Turn<'_>> {
-        let turn = self.checkpoints.enter().await;
-        (!self.has_ended.get()).then_some(turn)
-    }
-
-    /// Takes note of the log start offsets and recovery points that were found: who is deleted must
-    /// take his along.
-    pub fn know_checkpoints(&self, found: &BTreeMap<(String, i32), FoundPartition>) {
-        let start = |(key, found): (&(String, i32), &FoundPartition)| {
-            Some((key.clone(), found.opening?.log_start_offset?))
-        };
-        let starts = found.iter().filter_map(start);
-        self.log_starts.borrow_mut().extend(starts);
-        let point = |(key, found): (&(String, i32), &FoundPartition)| {
-            let point = found.opening?.recovery_point;
-            (point > 0).then(|| (key.clone(), point))
-        };
-        let points = found.iter().filter_map(point);
-        self.recovery_points.borrow_mut().extend(points);
-    }
-}
-
-/// Writes log start offsets to Kafka's checkpoint file; at return they are durable. They never go
-/// down. The caller raises those of the logs then, and not before: what a crash would undo was
-/// never seen.
-///
-/// # Errors
-/// KAFKA_STORAGE_ERROR if they could not be written.
-pub async fn log_starts(
-    shard: &Rc<Shard>,
-    starts: Vec<((String, i32), i64)>,
-) -> Result<(), Refusal> {
-    let job = move |shard: Rc<Shard>| async move {
-        let store = shard.store();
-        let Some(_turn) = store.checkpoint_turn().await else {
-            return Err(gone(ShardGone));
-        };
-        {
-            let places = store.places.borrow();
-            let mut known = store.log_starts.borrow_mut();
-            for (key, offset) in starts {
-                if places.contains_key(&key) {
-                    let start = known.entry(key).or_default();
-                    *start = offset.max(*start);
-                }
-            }
-        }
-        let written = store::write_log_starts(&shard.io, &store).await;
-        written.map_err(|error| storage_error(error.to_string()))
-    };
-    shard.on(0, job).await.map_err(gone)?
 }

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use kafka_protocol::ResponseError;
 use uuid::Uuid;
 
 use super::alter;
-use super::controller::{Controller, Refusal};
+use super::controller::Controller;
+use super::deletion;
 use super::ensemble::{EnsembleError, Znode};
 use super::state::{BrokerOverrides, Image, Topic};
 use super::store::{self, Store};
@@ -73,17 +73,19 @@ async fn look(shard: &Rc<Shard>, store: &Store, change: &Change) -> Result<(), E
             configs(shard, store, true).await?;
             let nodes = topics(shard, store).await?;
             for (name, node) in &nodes {
-                more_partitions(shard, store, name, node).await?;
+                let image = store.controller.borrow().image().clone();
+                let known = image.topic(name).map(|topic| topic.partitions);
+                let found = counted(&shard.broker.config, node);
+                if found.map_or(true, |(count, _)| Some(count) > known) {
+                    more_partitions(shard, store, name).await?;
+                }
             }
             store::complete_states(shard, store).await?;
             deletions(shard, store).await?;
             wishes(shard, store).await
         }
         Change::Topics => topics(shard, store).await.map(drop),
-        Change::Topic(name) => match store.ensemble.get(&znode::topic_path(name)).await? {
-            Some(node) => more_partitions(shard, store, name, &node).await,
-            None => Ok(()),
-        },
+        Change::Topic(name) => more_partitions(shard, store, name).await,
         Change::Deletions => deletions(shard, store).await,
         Change::Configs => configs(shard, store, false).await,
         Change::Wishes => wishes(shard, store).await,
@@ -196,21 +198,31 @@ pub fn plan(
     Ok((topic, node))
 }
 
+/// The number of a topic's partitions in its node, and whether all are on this broker alone.
+///
+/// # Errors
+/// Why this broker cannot serve it.
+fn counted(config: &BrokerConfig, node: &Znode) -> Result<(i32, bool), String> {
+    let found = TopicNode::decode(&node.data)?;
+    let count = found.partitions_of(config.node_id, |id| config.is_own_node(id))?;
+    Ok((count, found.is_on(config.node_id)))
+}
+
+/// The node is read when it is this one's turn: a topic of that name may have been deleted and created
+/// again meanwhile.
 async fn more_partitions(
     shard: &Rc<Shard>,
     store: &Store,
     name: &str,
-    node: &Znode,
 ) -> Result<(), EnsembleError> {
     let _turn = store.turn(shard).await;
     let known = store.controller.borrow().image().topic(name).cloned();
     let Some(known) = known else { return Ok(()) };
+    let Some(node) = store.ensemble.get(&znode::topic_path(name)).await? else {
+        return Ok(());
+    };
     let config = &shard.broker.config;
-    let counted = TopicNode::decode(&node.data).and_then(|found| {
-        let count = found.partitions_of(config.node_id, |id| config.is_own_node(id))?;
-        Ok((count, found.is_on(config.node_id)))
-    });
-    match counted {
+    match counted(config, &node) {
         Ok((count, is_on_this)) if count > known.partitions => {
             let (path, wanted) = (
                 znode::topic_path(name),
@@ -242,23 +254,7 @@ async fn more_partitions(
 
 async fn deletions(shard: &Rc<Shard>, store: &Store) -> Result<(), EnsembleError> {
     for name in store.ensemble.children(znode::DELETIONS).await?.into_keys() {
-        match store::delete(shard, name.clone()).await {
-            Ok(_) => {}
-            Err(Refusal {
-                error: ResponseError::UnknownTopicOrPartition,
-                ..
-            }) => store::forget_nodes(store, &name).await?,
-            Err(refusal) => {
-                log::error!("Topic {name} is not deleted: {}", refusal.message);
-                // Kafka drops the wish, too, where topics may not be deleted.
-                if refusal.error == ResponseError::TopicDeletionDisabled {
-                    store
-                        .ensemble
-                        .delete_all(&znode::deletion_path(&name))
-                        .await?;
-                }
-            }
-        }
+        deletion::grant(shard, store, &name).await?;
     }
     Ok(())
 }

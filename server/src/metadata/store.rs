@@ -8,7 +8,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,11 +16,7 @@ use bytes::Bytes;
 use futures_util::future;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
-use ringlog_engine::io::Io;
 use ringlog_engine::log::LogError;
-use ringlog_engine::log::checkpoint::{
-    self, LOG_START_OFFSET_FILE, OffsetEntry, RECOVERY_POINT_FILE,
-};
 use ringlog_engine::log::directory::{self, partition_directory_name};
 use uuid::Uuid;
 
@@ -30,7 +25,7 @@ use super::ensemble::{Ensemble, EnsembleError};
 use super::reconcile::Change;
 use super::state::{self, GROUP_TOPIC, Image, Topic};
 use super::znode::{self, TopicNode};
-use crate::boot::checkpoint_entry;
+use super::{checkpoints, deletion};
 use crate::group::driver;
 use crate::partition::{self, Partition};
 use crate::producer_state::ProducerState;
@@ -40,7 +35,7 @@ use crate::turnstile::{Turn, Turnstile};
 use crate::watcher::Watcher;
 
 /// Data of the nodes above a partition's state.
-const NOTHING: Bytes = Bytes::new();
+pub(super) const NOTHING: Bytes = Bytes::new();
 
 /// Which log directory has a partition, as an index of the configured ones.
 pub type Places = BTreeMap<(String, i32), usize>;
@@ -55,7 +50,7 @@ pub struct Store {
     /// Of the partitions whose log does not begin with offset 0.
     pub(super) log_starts: RefCell<BTreeMap<(String, i32), i64>>,
     /// The checkpoint files may still have partitions that were deleted.
-    has_stale_checkpoints: Cell<bool>,
+    pub(super) has_stale_checkpoints: Cell<bool>,
     /// Next producer id, and the end of the block that is reserved in ZooKeeper.
     pub(super) producer_ids: Cell<(i64, i64)>,
     /// What others may have changed in ZooKeeper, for [`super::reconcile`].
@@ -106,6 +101,14 @@ impl Store {
             room::wake(shard).await;
         }
         self.turnstile.enter().await
+    }
+
+    /// Whether a partition of a topic is in a log directory.
+    pub(super) fn has_places(&self, name: &str) -> bool {
+        let from = (name.to_owned(), 0);
+        let places = self.places.borrow();
+        let next = places.range(from..).next();
+        next.is_some_and(|((topic, _), _)| topic == name)
     }
 
     /// How many partitions each log directory has: the next goes where there are fewest, as in Kafka.
@@ -179,7 +182,7 @@ async fn create_here(shard: &Rc<Shard>, wish: &CreatableTopic) -> Result<Arc<Top
     if let Err(refusal) = take_up(shard, &store, topic.clone(), 0).await {
         log::error!("Cannot create topic {}: {}", topic.name, refusal.message);
         // If that fails, too, the next start makes the topic.
-        if let Err(error) = forget_nodes(&store, &topic.name).await {
+        if let Err(error) = deletion::forget_nodes(&store, &topic.name).await {
             log::error!("Taking topic {} back: {error}", topic.name);
         }
         return Err(refusal);
@@ -237,7 +240,7 @@ pub(super) async fn take_up(
     topic: Arc<Topic>,
     first: i32,
 ) -> Result<(), Refusal> {
-    let made = match drop_stale_checkpoints(&shard.io, store).await {
+    let made = match checkpoints::drop_stale(&shard.io, store).await {
         Ok(()) => make_partitions(shard, store, &topic, first).await,
         Err(refusal) => return Err(refusal),
     };
@@ -254,7 +257,7 @@ pub(super) async fn take_up(
         Err(refusal) => Err(refusal),
     };
     if let Err(refusal) = done {
-        remove_partitions(shard, &topic.name, first..topic.partitions).await;
+        deletion::remove_partitions(shard, &topic.name, first..topic.partitions).await;
         return Err(refusal);
     }
     let image = store.controller.borrow_mut().created((*topic).clone());
@@ -328,31 +331,19 @@ pub(super) async fn complete_states(shard: &Rc<Shard>, store: &Store) -> Result<
         let last = znode::state_path(&topic.name, topic.partitions - 1);
         if store.ensemble.get(&last).await?.is_none() {
             let _turn = store.turn(shard).await;
-            let is_there = store
+            let topic = store
                 .controller
                 .borrow()
                 .image()
                 .topic(&topic.name)
-                .is_some();
-            if is_there {
-                store
-                    .ensemble
-                    .create(states(shard, store, topic, 0))
-                    .await?;
+                .cloned();
+            if let Some(topic) = topic {
+                let states = states(shard, store, &topic, 0);
+                store.ensemble.create(states).await?;
             }
         }
     }
     Ok(())
-}
-
-/// A topic is gone: so are its nodes, the wish to delete it last.
-pub(super) async fn forget_nodes(store: &Store, name: &str) -> Result<(), EnsembleError> {
-    store.ensemble.delete_all(&znode::topic_path(name)).await?;
-    store
-        .ensemble
-        .delete_all(&znode::topic_config_path(name))
-        .await?;
-    store.ensemble.delete_all(&znode::deletion_path(name)).await
 }
 
 pub(super) fn new_topic_id(shard: &Shard) -> Uuid {
@@ -392,140 +383,6 @@ pub(crate) async fn open_new(
     Ok(())
 }
 
-/// Deletes a topic and gives its id; at return no client finds it any more.
-///
-/// # Errors
-/// Kafka's error and the reason.
-pub async fn delete(shard: &Rc<Shard>, name: String) -> Result<Uuid, Refusal> {
-    shard
-        .on(
-            0,
-            move |shard| async move { delete_here(&shard, &name).await },
-        )
-        .await
-        .map_err(gone)?
-}
-
-async fn delete_here(shard: &Rc<Shard>, name: &str) -> Result<Uuid, Refusal> {
-    let store = shard.store();
-    let _turn = store.turn(shard).await;
-    if !shard.broker.config.delete_topic_enable {
-        let message = "Topic deletion is disabled (delete.topic.enable).".to_owned();
-        return Err(Refusal {
-            error: ResponseError::TopicDeletionDisabled,
-            message,
-        });
-    }
-    let Some(topic) = store.controller.borrow().image().topic(name).cloned() else {
-        let message = "This server does not host this topic-partition.".to_owned();
-        return Err(Refusal {
-            error: ResponseError::UnknownTopicOrPartition,
-            message,
-        });
-    };
-    let wish = vec![(znode::deletion_path(name), NOTHING)];
-    store.ensemble.create(wish).await.map_err(no_ensemble)?;
-    let image = store.controller.borrow_mut().deleted(name);
-    publish(shard, &image).await;
-    let is_gone = remove_partitions(shard, &topic.name, 0..topic.partitions).await;
-    let forgets = (0..shard.shard_count()).map(|target| {
-        let (name, partitions) = (topic.name.clone(), topic.partitions);
-        shard.on(target, move |shard: Rc<Shard>| async move {
-            driver::partitions_deleted(&shard, &name, partitions);
-        })
-    });
-    future::join_all(forgets).await;
-    // If not, the next start does both.
-    if is_gone && let Err(error) = forget_nodes(&store, name).await {
-        log::error!("Deleting topic {name} from ZooKeeper: {error}");
-    }
-    log::info!("Deleted topic {name}, id {}", topic.id);
-    Ok(topic.id)
-}
-
-/// Returns whether all of them are gone from the disk.
-pub(super) async fn remove_partitions(shard: &Rc<Shard>, name: &str, indexes: Range<i32>) -> bool {
-    let store = shard.store();
-    let removals = indexes.clone().map(|index| {
-        let name = name.to_owned();
-        let target = shard.owner(&name, index);
-        let job = move |shard: Rc<Shard>| async move { remove_here(&shard, &name, index).await };
-        shard.on(target, job)
-    });
-    let results = future::join_all(removals).await;
-    let mut has_checkpoint = false;
-    for index in indexes {
-        let key = (name.to_owned(), index);
-        store.places.borrow_mut().remove(&key);
-        has_checkpoint |= store.recovery_points.borrow_mut().remove(&key).is_some();
-        has_checkpoint |= store.log_starts.borrow_mut().remove(&key).is_some();
-    }
-    if has_checkpoint {
-        store.has_stale_checkpoints.set(true);
-        if let Err(refusal) = drop_stale_checkpoints(&shard.io, &store).await {
-            log::error!("Writing checkpoints without {name}: {}", refusal.message);
-        }
-    }
-    results.into_iter().all(|result| result == Ok(true))
-}
-
-/// A new partition must not get the checkpoints of a deleted one of its name: its records would
-/// count as damage after a crash.
-///
-/// # Errors
-/// KAFKA_STORAGE_ERROR if they could not be written: no partition may be made then.
-pub(super) async fn drop_stale_checkpoints(io: &Io, store: &Store) -> Result<(), Refusal> {
-    if !store.has_stale_checkpoints.get() {
-        return Ok(());
-    }
-    let Some(_turn) = store.checkpoint_turn().await else {
-        return Err(gone(ShardGone));
-    };
-    let points = write_recovery_points(io, store).await;
-    let starts = write_log_starts(io, store).await;
-    points
-        .and(starts)
-        .map_err(|error| storage_error(error.to_string()))?;
-    store.has_stale_checkpoints.set(false);
-    Ok(())
-}
-
-/// The directory's new name says that it goes; its files go when nobody reads them any more.
-async fn remove_here(shard: &Rc<Shard>, name: &str, index: i32) -> bool {
-    shard.partition_when_open(name, index).await;
-    let Some(partition) = shard.remove_partition(name, index) else {
-        shard.openings.forget_unopened(name, index);
-        return true;
-    };
-    partition.wake_watchers();
-    let topic_id = partition.topic().id;
-    if let Some(journal) = shard.journal() {
-        // A journal that has failed refuses; then nothing of it is replayed for a topic that is
-        // not there any more either.
-        let _ = journal.append_forget(topic_id, index, i64::MAX);
-    }
-    if name == GROUP_TOPIC {
-        driver::unload(shard, index);
-    }
-    let unique = new_topic_id(shard);
-    match partition.log.rename_for_delete(unique).await {
-        Ok(directory) => {
-            let io = shard.io.clone();
-            shard.io.spawn(async move {
-                let removed = directory::remove_directory_tree(&io, &directory).await;
-                if let Err(error) = removed {
-                    log::error!("Deleting {}: {error}", directory.display());
-                }
-            });
-            true
-        }
-        Err(error) => {
-            log::error!("Deleting {name}-{index}: {error}");
-            false
-        }
-    }
-}
-
 /// Gives the image to all shards; at return all of them answer from it.
 pub(super) async fn publish(shard: &Rc<Shard>, image: &Arc<Image>) {
     let publications = (0..shard.shard_count()).map(|target| {
@@ -535,65 +392,4 @@ pub(super) async fn publish(shard: &Rc<Shard>, image: &Arc<Image>) {
         })
     });
     future::join_all(publications).await;
-}
-
-/// Takes note of how far the logs of a shard are durable, and writes Kafka's checkpoint files.
-///
-/// Each point comes with its topic's id: it may have been on its way while the topic was deleted
-/// and created again, and the new one's log ends below it. Whether the file is durable now; else it is
-/// told, and the next recovery reads more than it would have to.
-pub async fn record_recovery_points(
-    shard: &Rc<Shard>,
-    points: Vec<((String, i32), Uuid, i64)>,
-) -> bool {
-    let job = move |shard: Rc<Shard>| async move {
-        let store = shard.store();
-        {
-            let image = store.controller.borrow().image().clone();
-            let mut known = store.recovery_points.borrow_mut();
-            for (key, id, point) in points {
-                if image.topic(&key.0).is_some_and(|topic| topic.id == id) {
-                    known.insert(key, point);
-                }
-            }
-        }
-        // At its end the broker writes them itself.
-        let Some(_turn) = store.checkpoint_turn().await else {
-            return false;
-        };
-        let written = write_recovery_points(&shard.io, &store).await;
-        if let Err(error) = &written {
-            log::error!("Writing recovery points: {error}");
-        }
-        written.is_ok()
-    };
-    // Not if the broker stops: its end writes them.
-    shard.on(0, job).await.unwrap_or(false)
-}
-
-async fn write_recovery_points(io: &Io, store: &Store) -> Result<(), LogError> {
-    write_checkpoints(io, store, RECOVERY_POINT_FILE, &store.recovery_points).await
-}
-
-pub(super) async fn write_log_starts(io: &Io, store: &Store) -> Result<(), LogError> {
-    write_checkpoints(io, store, LOG_START_OFFSET_FILE, &store.log_starts).await
-}
-
-async fn write_checkpoints(
-    io: &Io,
-    store: &Store,
-    file: &str,
-    offsets: &RefCell<BTreeMap<(String, i32), i64>>,
-) -> Result<(), LogError> {
-    for (place, directory) in store.directories.iter().enumerate() {
-        let entries: Vec<OffsetEntry> = {
-            let (places, offsets) = (store.places.borrow(), offsets.borrow());
-            let here = offsets
-                .iter()
-                .filter(|(key, _)| places.get(key) == Some(&place));
-            here.map(checkpoint_entry).collect()
-        };
-        checkpoint::write_offsets(io, &directory.join(file), &entries).await?;
-    }
-    Ok(())
 }

@@ -270,6 +270,30 @@ fn after_a_crash_damage_below_the_recovery_point_stays_and_is_stepped_over() {
     }
 }
 
+/// No checksum covers a base offset, and behind the last batch nothing stands that contradicts it: what the
+/// log is known to hold does.
+#[test]
+fn after_a_crash_the_last_batch_is_not_moved_by_a_bit() {
+    for bit in 0..64_usize {
+        let place = Place::new();
+        let (end, written) = filled(&place);
+        let last = written.last().unwrap().clone();
+        let mut bytes = std::fs::read(&last.file).unwrap();
+        bytes[last.position + bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&last.file, &bytes).unwrap();
+        let path = place.partition();
+        run(move |files| async move {
+            let (log, recovery) = open(&files, &path, unclean(end)).await.unwrap();
+            assert_eq!(recovery.damaged.len(), 1, "bit {bit}");
+            assert_eq!(recovery.truncated, None, "bit {bit}");
+            assert_eq!(log.log_end_offset(), end, "bit {bit}");
+            let (batches, _) = survivors(&log, 1 << 20).await;
+            assert_eq!(batches.len(), written.len() - 1, "bit {bit}");
+        });
+        assert_eq!(std::fs::read(&last.file).unwrap()[..bytes.len()], bytes);
+    }
+}
+
 #[test]
 fn damage_at_the_end_does_not_swallow_what_is_appended_during_a_walk() {
     let place = Place::new();
