@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_channel::mpsc;
 use futures_util::SinkExt;
 use ringlog::boot;
 use ringlog::boot::cluster::{self, Cluster};
@@ -56,7 +57,7 @@ struct Shared {
     ended: Cell<usize>,
     ends: RefCell<Ends>,
     config: BrokerConfig,
-    senders: RefCell<Vec<futures_channel::mpsc::Sender<Job>>>,
+    senders: RefCell<Vec<mpsc::Sender<Job>>>,
 }
 
 impl Shared {
@@ -222,9 +223,7 @@ async fn run(
     let job: Job = Box::new(|shard| reconcile::tell(shard, Change::Everything));
     let _ = first.send(job).await;
     shared.phase.replace(Phase::Serving);
-    while shared.ended.get() < config.ringlog.cores {
-        io.sleep(std::time::Duration::from_millis(1)).await;
-    }
+    pass_events_on(io, shared, zookeeper, first, random).await;
     if matches!(*shared.phase.borrow(), Phase::Failed(_)) {
         return Ok(());
     }
@@ -236,6 +235,29 @@ async fn run(
     }
     shared.phase.replace(Phase::Stopped);
     Ok(())
+}
+
+/// Events of ZooKeeper reach shard 0 after a while: after the change that they tell of or in the midst of
+/// the next. Ends with the shards.
+async fn pass_events_on(
+    io: &Io,
+    shared: &Rc<Shared>,
+    zookeeper: &Rc<RefCell<SimulatedTree>>,
+    mut shard: mpsc::Sender<Job>,
+    mut random: fastrand::Rng,
+) {
+    while shared.ended.get() < shared.config.ringlog.cores {
+        io.sleep(std::time::Duration::from_micros(random.u64(20..1500)))
+            .await;
+        let events = zookeeper.borrow_mut().take_events();
+        let changes = events
+            .iter()
+            .filter_map(|event| Change::of(event.change, &event.path));
+        for change in changes {
+            let job: Job = Box::new(|shard| reconcile::tell(shard, change));
+            let _ = shard.send(job).await;
+        }
+    }
 }
 
 async fn run_shard(

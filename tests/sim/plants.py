@@ -336,6 +336,11 @@ PLANTS = [
          "        if is_planted!() {\n            return Ok(());\n        }\n"
          "        let written = write_log_starts(&shard.io, &store).await;\n"),
     ]),
+    ("old-wish-granted", "a wish to delete a topic is granted to the next topic of its name", [
+        ("server/src/metadata/deletion.rs",
+         "    if store.ensemble.get(&wish).await?.is_none() {\n",
+         "    if !is_planted!() && store.ensemble.get(&wish).await?.is_none() {\n"),
+    ]),
     ("retention-not-forgotten", "retention deletes segments that the journal has not forgotten", [
         ("server/src/retention.rs",
          "    if let Some(journal) = shard.journal() {\n",

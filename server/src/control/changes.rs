@@ -11,6 +11,7 @@ use crate::metadata::reconcile::{self, Change};
 use crate::metadata::znode;
 use crate::metrics::http::Shards;
 use crate::shard::Job;
+use crate::zookeeper::transaction::Change as NodeChange;
 
 /// Ends with the session.
 pub(super) async fn follow(client: &Client, mut attached: Shards) {
@@ -50,32 +51,21 @@ pub(super) async fn follow(client: &Client, mut attached: Shards) {
             if event.session_state == SessionState::SyncConnected {
                 tell(&mut shard, Change::Everything).await;
             }
-        } else if let Some(change) = change(&event) {
+        } else if let Some(change) =
+            node_change(&event).and_then(|node| Change::of(node, &event.path))
+        {
             tell(&mut shard, change).await;
         }
     }
 }
 
-/// What an event means; deeper nodes are the controller's own.
-fn change(event: &WatchedEvent) -> Option<Change> {
-    let path: &str = &event.path;
-    if [znode::REASSIGNMENTS, znode::ELECTIONS].contains(&path) {
-        return (event.event_type != EventType::NodeDeleted).then_some(Change::Wishes);
-    }
-    if path.starts_with(znode::DELETIONS) {
-        return (event.event_type == EventType::NodeCreated).then_some(Change::Deletions);
-    }
-    if path.starts_with(znode::CONFIG_CHANGES) {
-        return (event.event_type == EventType::NodeCreated).then_some(Change::Configs);
-    }
-    let topic = path.strip_prefix(znode::TOPICS)?.strip_prefix('/')?;
-    if topic.contains('/') {
-        return None;
-    }
+/// What has become of a node; recursive watches tell nothing else.
+fn node_change(event: &WatchedEvent) -> Option<NodeChange> {
     match event.event_type {
-        EventType::NodeCreated => Some(Change::Topics),
-        EventType::NodeDataChanged => Some(Change::Topic(topic.to_owned())),
-        _ => None,
+        EventType::NodeCreated => Some(NodeChange::Created),
+        EventType::NodeDataChanged => Some(NodeChange::DataChanged),
+        EventType::NodeDeleted => Some(NodeChange::Deleted),
+        EventType::Session | EventType::NodeChildrenChanged => None,
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -18,7 +19,7 @@ use ringlog_engine::io::Io;
 
 use crate::zookeeper::acl::{self, Acl};
 use crate::zookeeper::protocol::ErrorCode;
-use crate::zookeeper::transaction::{Context, Lifetime, Operation, Outcome};
+use crate::zookeeper::transaction::{Context, Event, Lifetime, Operation, Outcome};
 use crate::zookeeper::tree::Tree;
 
 /// A znode's data and version.
@@ -99,6 +100,8 @@ pub struct Session {
 pub struct SimulatedTree {
     tree: Tree,
     zxid: i64,
+    /// What no watcher has been told of yet.
+    events: Vec<Event>,
 }
 
 impl Default for SimulatedTree {
@@ -106,6 +109,7 @@ impl Default for SimulatedTree {
         SimulatedTree {
             tree: Tree::new(1 << 30),
             zxid: 0,
+            events: Vec::new(),
         }
     }
 }
@@ -241,6 +245,11 @@ impl Ensemble {
 }
 
 impl SimulatedTree {
+    /// What has changed since this was asked last: the events of watches on everything.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        mem::take(&mut self.events)
+    }
+
     fn node(&self, path: &str) -> Option<Znode> {
         let node = self.tree.get(path)?;
         Some(Znode {
@@ -318,6 +327,7 @@ impl SimulatedTree {
         };
         let applied = self.tree.apply(context, std::slice::from_ref(&operation));
         let applied = applied.map_err(|error| refused(error.code))?;
+        self.events.extend(applied.events);
         let is_done = |outcome: &Outcome| !matches!(outcome, Outcome::Checked);
         Ok(Answer::Done(applied.outcomes.iter().all(is_done)))
     }

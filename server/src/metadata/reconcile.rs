@@ -18,6 +18,7 @@ use super::znode::{self, TopicNode, Wish};
 use crate::config::BrokerConfig;
 use crate::config::topic::Overrides;
 use crate::shard::Shard;
+use crate::zookeeper::transaction::Change as NodeChange;
 
 /// Notifications older than this are removed (Kafka's `ZkNodeChangeNotificationListener`: 15 min),
 /// but as numbers: their age is not asked for.
@@ -38,6 +39,29 @@ pub enum Change {
     Configs,
     /// Partitions are to move to other brokers, or to be led by their preferred replica.
     Wishes,
+}
+
+impl Change {
+    /// What a change of a node means; those of deeper nodes are the controller's own.
+    #[must_use]
+    pub fn of(node: NodeChange, path: &str) -> Option<Change> {
+        if [znode::REASSIGNMENTS, znode::ELECTIONS].contains(&path) {
+            return (node != NodeChange::Deleted).then_some(Change::Wishes);
+        }
+        if path.starts_with(znode::DELETIONS) {
+            return (node == NodeChange::Created).then_some(Change::Deletions);
+        }
+        if path.starts_with(znode::CONFIG_CHANGES) {
+            return (node == NodeChange::Created).then_some(Change::Configs);
+        }
+        let topic = path.strip_prefix(znode::TOPICS)?.strip_prefix('/')?;
+        match node {
+            _ if topic.contains('/') => None,
+            NodeChange::Created => Some(Change::Topics),
+            NodeChange::DataChanged => Some(Change::Topic(topic.to_owned())),
+            NodeChange::Deleted => None,
+        }
+    }
 }
 
 /// Takes note of a change; [`run`] looks at it.
