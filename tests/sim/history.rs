@@ -358,8 +358,12 @@ impl History {
         match phase {
             Phase::Stopped => {
                 scene.ledger.borrow_mut().count("clean stops", 1);
+                // A partition that could not be opened is not synced either: what a killed process had
+                // left of it in the page cache stays there.
+                let is_durable = self.scene.ledger.borrow().is_durable;
+                let is_synced = is_durable || !weather.is_troubled();
                 let power_fails = one_in(&mut self.random, 2) && self.may_lose_power();
-                if power_fails {
+                if power_fails && is_synced {
                     // All was synced: nothing may be lost, so `ending` stays as it is if the books
                     // were settled before.
                     scene.tell("the power fails after the clean stop");

@@ -150,12 +150,13 @@ impl FileHeader {
         if block.iter().all(|byte| *byte == 0) {
             return FirstBlock::Unused;
         }
-        let Some(bytes) = block.first_chunk::<FILE_HEADER_BYTES>() else {
-            return FirstBlock::Foreign;
-        };
-        if &bytes[..8] != FILE_MAGIC {
+        if !FILE_MAGIC.starts_with(&block[..block.len().min(FILE_MAGIC.len())]) {
             return FirstBlock::Foreign;
         }
+        // A crash in the first write to a new file may leave less of its length than a header.
+        let Some(bytes) = block.first_chunk::<FILE_HEADER_BYTES>() else {
+            return FirstBlock::Damaged;
+        };
         let version = u16::from_be_bytes(array(bytes, 8));
         if version != VERSION {
             return FirstBlock::Version(version);
@@ -340,6 +341,11 @@ mod tests {
             FileHeader::decode(&block),
             FirstBlock::Header(file_header())
         );
+        for length in 1..FILE_HEADER_BYTES {
+            let cut = FileHeader::decode(&block[..length]);
+            assert_eq!(cut, FirstBlock::Damaged, "{length}");
+        }
+        assert_eq!(FileHeader::decode(b"RINGX"), FirstBlock::Foreign);
         block[30] ^= 1;
         assert_eq!(FileHeader::decode(&block), FirstBlock::Damaged);
         block[9] = 2;
