@@ -155,11 +155,11 @@ pub async fn find(
         (None, Some(known)) => known,
         (None, None) => directory::encode_uuid(new_topic_id(random)),
     };
-    complete_identity(io, config, &cluster_id).await?;
-    let was_ours = replay(io, &config.ringlog.journal_dir, &on_disk, cluster).await?;
+    complete_identity(io, config, &cluster_id, &on_disk).await?;
+    replay(io, &config.ringlog.journal_dir, &on_disk, cluster).await?;
     for found in &mut on_disk {
-        // A new cluster may have got these directories from another broker, beside a journal of ours.
-        found.opening.compacts_below_recovery_point &= was_ours && !is_new_cluster;
+        // A new cluster may have got these directories from another broker.
+        found.opening.compacts_below_recovery_point &= !is_new_cluster;
     }
     let mut image = Image::default();
     let brokers = reconcile::broker_overrides(&cluster.broker_configs, config.node_id)?;
@@ -338,8 +338,14 @@ async fn identify(
     }
 }
 
-async fn complete_identity(io: &Io, config: &BrokerConfig, cluster_id: &str) -> Result<(), String> {
-    for log_directory in &config.log_dirs {
+/// A new log directory gets its `meta.properties`, and is ours from then on if it is empty.
+async fn complete_identity(
+    io: &Io,
+    config: &BrokerConfig,
+    cluster_id: &str,
+    on_disk: &[OnDisk],
+) -> Result<(), String> {
+    for (place, log_directory) in config.log_dirs.iter().enumerate() {
         if directory::read_meta_properties(io, log_directory)
             .await
             .map_err(explain)?
@@ -355,6 +361,11 @@ async fn complete_identity(io: &Io, config: &BrokerConfig, cluster_id: &str) -> 
             directory_id: None,
             others: Vec::new(),
         };
+        if on_disk.iter().all(|found| found.place != place) {
+            directory::mark_ran_last(io, log_directory)
+                .await
+                .map_err(explain)?;
+        }
         directory::write_meta_properties(io, log_directory, &properties)
             .await
             .map_err(explain)?;
@@ -391,13 +402,13 @@ fn ids_on_disk(
     Ok(ids.into_iter().map(named).collect())
 }
 
-/// Whether there was a journal in use: Ringlog ran last, and was not stopped.
+/// Brings what the journals have into the logs, before any of them is opened.
 async fn replay(
     io: &Io,
     journal_directory: &Path,
     on_disk: &[OnDisk],
     cluster: &Cluster,
-) -> Result<bool, String> {
+) -> Result<(), String> {
     let mut targets: BTreeMap<(Uuid, i32), Target> = BTreeMap::new();
     for found in on_disk {
         // One that has lost its `partition.metadata` is not to lose its records.
@@ -456,7 +467,7 @@ async fn replay(
             damage.bytes
         );
     }
-    Ok(!report.journals.is_empty())
+    Ok(())
 }
 
 /// The topics of ZooKeeper; gives those whose id it does not have. A topic without an id and

@@ -6,9 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future, stream};
 use ringlog_engine::io::{Io, Listener};
 use ringlog_engine::journal::{self, Journal, JournalOptions};
+use ringlog_engine::log::directory;
 use uuid::Uuid;
 
 use crate::boot::{self, FoundPartition, open_partitions};
@@ -126,6 +127,7 @@ pub fn serve(shard: &Rc<Shard>, listeners: Vec<Listener>) {
     if shard.id == 0 {
         shard.io.spawn(room::run(shard.clone()));
         shard.io.spawn(reconcile::run(shard.clone()));
+        shard.io.spawn(run_last(shard.clone()));
     }
     shard.io.spawn(retention::run(shard.clone()));
     shard.io.spawn(compaction::run(shard.clone()));
@@ -175,6 +177,44 @@ fn recovery_points(shard: &Shard) -> Vec<((String, i32), Uuid, i64)> {
         .iter()
         .filter(|partition| partition.log.recovery_point() > 0);
     durable.map(point).collect()
+}
+
+/// Ringlog was not the last in a log directory, or did not know all its logs: it is once all are recovered
+/// and the recovery points are above the gaps that another broker's compaction has left in them.
+async fn run_last(shard: Rc<Shard>) {
+    let mut others = Vec::new();
+    for log_directory in &shard.broker.config.log_dirs {
+        if !matches!(
+            directory::ran_last(&shard.io, log_directory).await,
+            Ok(true)
+        ) {
+            others.push(log_directory.clone());
+        }
+    }
+    if others.is_empty() {
+        return;
+    }
+    let recoveries = (0..shard.shard_count()).map(|target| {
+        shard.on(target, async |shard: Rc<Shard>| {
+            shard.openings.all_opened().await;
+            shard.openings.unopened().is_empty()
+                && checkpoints::record_recovery_points(&shard, recovery_points(&shard)).await
+        })
+    });
+    let recovered = future::join_all(recoveries).await;
+    let are_all = recovered
+        .into_iter()
+        .all(|is_recovered| is_recovered == Ok(true));
+    for log_directory in others {
+        if !are_all || shard.is_stopping() {
+            return;
+        }
+        // If not, a hole in a compacted log may be taken for its compaction's after the next crash, as in
+        // Apache Kafka.
+        if let Err(error) = directory::mark_ran_last(&shard.io, &log_directory).await {
+            log::warn!("{error}");
+        }
+    }
 }
 
 async fn housekeeping(shard: Rc<Shard>) {

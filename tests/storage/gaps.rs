@@ -1,5 +1,6 @@
-//! A directory whose last broker was Apache Kafka, which compacts above its recovery point and was killed
-//! then: the gaps that compaction has left are no losses, at no start that follows.
+//! Gaps in compacted logs. Apache Kafka compacts above its recovery point: after its crash what its
+//! compaction has left are no losses, at no start that follows. After ours they are: what stands behind
+//! one was never promised to stay, and would hide it.
 
 use std::fs;
 
@@ -60,7 +61,7 @@ fn gaps_of_a_crashed_kafka_outlast_a_crash_of_ours() {
         "{} records",
         records.len()
     );
-    // Now a journal says that Ringlog ran last.
+    // Now Ringlog ran last.
     create_topic(&mut client, "other", 1, &[]);
     produce_values(&mut client, "other", &["a"]);
     broker.kill();
@@ -73,4 +74,48 @@ fn gaps_of_a_crashed_kafka_outlast_a_crash_of_ours() {
         broker.log()
     );
     assert_eq!(fetch_all(&mut client, TOPIC, 0).len(), records.len());
+}
+
+#[test]
+fn a_hole_that_our_own_crash_has_left_is_the_end() {
+    let options = || {
+        let options = Options::default().set("log.cleaner.enable", false);
+        // Without a journal, which would fill it again.
+        options.set("ringlog.durability", "page-cache")
+    };
+    for was_stopped in [false, true] {
+        let Some(mut broker) = Broker::own(options()) else {
+            return;
+        };
+        if was_stopped {
+            broker.stop();
+            broker.restart();
+        }
+        let mut client = Client::connect(broker.address());
+        let configs = [("cleanup.policy", "compact"), ("segment.bytes", "2000")];
+        create_topic(&mut client, TOPIC, 1, &configs);
+        for _ in 0..12 {
+            let value = "x".repeat(900);
+            let batch = Batch::keyed(&[("key", Some(value.as_str()))]);
+            let answer = produce(&mut client, 9, TOPIC, 0, batch.encode());
+            assert_eq!(answer.error_code, 0, "{answer:?}");
+        }
+        broker.kill();
+        // As a power failure leaves it: the end of a segment did not reach the disk, what is behind it did.
+        let logs = segments(&broker.logs());
+        assert!(logs.len() > 4, "{logs:?}");
+        let bytes = fs::read(&logs[2]).expect("a segment");
+        let first = BatchHeader::parse(&bytes).expect("a batch");
+        fs::write(&logs[2], &bytes[..first.size_in_bytes()]).expect("writable");
+
+        broker.restart();
+        let mut client = Client::connect(broker.address());
+        let end = log_end_offset(&mut client, TOPIC, 0);
+        assert_eq!(
+            end,
+            first.base_offset + 1,
+            "was_stopped {was_stopped}: {}",
+            broker.log()
+        );
+    }
 }

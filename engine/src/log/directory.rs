@@ -25,6 +25,10 @@ pub const PARTITION_METADATA_FILE: &str = "partition.metadata";
 pub const META_PROPERTIES_FILE: &str = "meta.properties";
 /// There only after a clean stop.
 pub const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
+/// Ringlog ran last in this directory, and all its logs were known to it: from a start after a clean stop,
+/// or from the end of the recovery after another broker's crash, to the next clean stop. A gap at or above
+/// a recovery point is no compaction's then.
+pub const RAN_LAST_FILE: &str = ".ringlog-ran-last";
 
 /// A UUID without its dashes, before `-delete` and the others.
 const UNIQUE_LETTERS: usize = 32;
@@ -511,16 +515,16 @@ pub async fn write_meta_properties(
 
 // ---- .kafka_cleanshutdown ----------------------------------------------------------------------
 
-/// Takes the mark of a clean stop away and tells whether it was there. Durable at return: a crash
-/// after this start must not look clean.
+/// Tells whether the mark of a clean stop was there, and makes it the one that says that Ringlog ran last.
+/// Durable at return: a crash after this start must not look clean.
 ///
 /// # Errors
-/// What unlink(2) or fsync(2) answered.
+/// What rename(2) or fsync(2) answered.
 pub async fn take_clean_shutdown(io: &Io, log_directory: &Path) -> Result<bool, LogError> {
     let path = log_directory.join(CLEAN_SHUTDOWN_FILE);
-    match io.remove_file(&path).await {
+    match io.rename(&path, &log_directory.join(RAN_LAST_FILE)).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        other => other.at("remove", &path)?,
+        other => other.at("rename", &path)?,
     }
     io.sync_directory(log_directory)
         .await
@@ -528,7 +532,31 @@ pub async fn take_clean_shutdown(io: &Io, log_directory: &Path) -> Result<bool, 
     Ok(true)
 }
 
-/// Writes the mark of a clean stop, durably: only after every log was closed without an error.
+/// Whether Ringlog ran last in a log directory; see [`RAN_LAST_FILE`].
+///
+/// # Errors
+/// What open(2) answered.
+pub async fn ran_last(io: &Io, log_directory: &Path) -> Result<bool, LogError> {
+    let path = log_directory.join(RAN_LAST_FILE);
+    match io.open(&path, OpenMode::Read).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).at("open", &path),
+    }
+}
+
+/// Says that Ringlog runs last in a log directory; durable with the directory.
+///
+/// # Errors
+/// What open(2) answered.
+pub async fn mark_ran_last(io: &Io, log_directory: &Path) -> Result<(), LogError> {
+    let path = log_directory.join(RAN_LAST_FILE);
+    io.open(&path, OpenMode::Create).await.at("create", &path)?;
+    Ok(())
+}
+
+/// Writes the mark of a clean stop, durably: only after every log was closed without an error. Whoever
+/// comes next is the last one then.
 ///
 /// # Errors
 /// What the I/O answered.
@@ -537,6 +565,11 @@ pub async fn write_clean_shutdown(
     log_directory: &Path,
     broker_epoch: i64,
 ) -> Result<(), LogError> {
+    let ran_last = log_directory.join(RAN_LAST_FILE);
+    match io.remove_file(&ran_last).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => other.at("remove", &ran_last)?,
+    }
     let text = format!("{{\"version\":0,\"brokerEpoch\":{broker_epoch}}}");
     replace_text(io, &log_directory.join(CLEAN_SHUTDOWN_FILE), text).await
 }

@@ -15,6 +15,8 @@ use super::{Seen, explain};
 /// What the files say.
 pub(super) struct Openings {
     clean: bool,
+    /// Ringlog ran last.
+    was_ours: bool,
     recovery_points: BTreeMap<(String, i32), i64>,
     log_starts: BTreeMap<(String, i32), i64>,
     clean_ends: BTreeMap<(String, i32), i64>,
@@ -28,14 +30,16 @@ impl Openings {
             let by_partition = entries.map(|e| ((e.topic, e.partition), e.offset));
             Ok::<_, String>(by_partition.collect())
         };
+        let clean = directory::take_clean_shutdown(io, log_directory).await;
+        let clean = clean.map_err(explain)?;
+        let was_ours = directory::ran_last(io, log_directory).await;
         Ok(Openings {
+            clean,
+            was_ours: was_ours.map_err(explain)?,
             recovery_points: read(RECOVERY_POINT_FILE).await?,
             log_starts: read(LOG_START_OFFSET_FILE).await?,
             // The cleaner tells of one that cannot be read, and begins anew.
             clean_ends: read(CLEANER_OFFSET_FILE).await.unwrap_or_default(),
-            clean: directory::take_clean_shutdown(io, log_directory)
-                .await
-                .map_err(explain)?,
         })
     }
 
@@ -44,9 +48,9 @@ impl Openings {
             clean: self.clean,
             recovery_point: self.recovery_points.get(key).copied().unwrap_or(0),
             log_start_offset: self.log_starts.get(key).copied(),
-            // If Ringlog ran last. Of a log that was compacted its recovery point must be known, too.
-            compacts_below_recovery_point: self.recovery_points.contains_key(key)
-                || !self.was_compacted(key),
+            // Of a log that was compacted its recovery point must be known, too.
+            compacts_below_recovery_point: self.was_ours
+                && (self.recovery_points.contains_key(key) || !self.was_compacted(key)),
             accept_loss: false,
         }
     }

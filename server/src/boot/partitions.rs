@@ -13,7 +13,6 @@ use ringlog_engine::log::{Log, SegmentFiles};
 
 use super::{FoundPartition, explain_in_line};
 use crate::group::driver;
-use crate::metadata::checkpoints;
 use crate::metadata::state::{GROUP_TOPIC, Topic};
 use crate::metadata::store;
 use crate::partition::{Partition, log_config};
@@ -81,7 +80,6 @@ async fn open(
     };
     let mut config = log_config(topic, index);
     config.is_compacted |= found.has_gaps;
-    let may_have_gaps = config.is_compacted;
     let (log, recovery) = Log::open(
         &shard.files,
         &found.directory,
@@ -107,13 +105,6 @@ async fn open(
         log.rewrite_unsynced().await.map_err(explain_in_line)?;
     }
     log.flush().await.map_err(explain_in_line)?;
-    if may_have_gaps && !opening.clean && !opening.compacts_below_recovery_point {
-        // Its gaps must be below the recovery point before a journal says that we ran last.
-        let point = ((topic.name.clone(), index), topic.id, log.recovery_point());
-        if !checkpoints::record_recovery_points(shard, vec![point]).await {
-            return Err("its recovery point cannot be written".to_owned());
-        }
-    }
     log.set_config(log_config(topic, index));
     let producers = if opening.clean && log.log_end_offset() == 0 {
         ProducerState::default()

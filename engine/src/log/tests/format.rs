@@ -192,8 +192,12 @@ fn meta_properties_of_both_versions_are_read_and_written() {
         write_clean_shutdown(io, &directory, 6).await.unwrap();
         let text = std::fs::read(directory.join(CLEAN_SHUTDOWN_FILE)).unwrap();
         assert_eq!(text, b"{\"version\":0,\"brokerEpoch\":6}");
+        assert!(!ran_last(io, &directory).await.unwrap());
         assert!(take_clean_shutdown(io, &directory).await.unwrap());
+        assert!(ran_last(io, &directory).await.unwrap());
         assert!(!take_clean_shutdown(io, &directory).await.unwrap());
+        write_clean_shutdown(io, &directory, 6).await.unwrap();
+        assert!(!ran_last(io, &directory).await.unwrap());
         std::fs::write(directory.join(PARTITION_METADATA_FILE), b"version: x").unwrap();
         let error = read_partition_metadata(io, &directory).await.err().unwrap();
         assert!(matches!(error, LogError::Corrupt { .. }), "{error}");
