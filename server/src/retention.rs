@@ -217,11 +217,15 @@ async fn raise_after(
     delay: Delay,
 ) -> Result<(), String> {
     let log = &partition.log;
-    // Nothing else says durably then where the log begins: not if its segments cannot go after all.
+    // Nothing else says durably then where the log begins: not if its segments cannot go after all, and a
+    // crash may leave them in place after the journal has forgotten them.
     if delay == Delay::None
-        && let Some(reason) = shard.journal().and_then(|journal| journal.poisoned())
+        && let Some(journal) = shard.journal()
     {
-        return Err(reason);
+        if let Some(reason) = journal.poisoned() {
+            return Err(reason);
+        }
+        log.flush().await.map_err(|error| error.to_string())?;
     }
     let raised = log.set_log_start_offset(offset);
     raised.map_err(|error| error.to_string())?;
