@@ -181,12 +181,12 @@ PLANTS = [
     ]),
     ("clean-mark-kept", "the mark of a clean stop is left where it is by the next start", [
         ("engine/src/log/directory.rs",
-         "    let path = log_directory.join(CLEAN_SHUTDOWN_FILE);\n    match io.remove_file(&path).await {\n",
+         "    let path = log_directory.join(CLEAN_SHUTDOWN_FILE);\n    match io.rename(&path, &log_directory.join(RAN_LAST_FILE)).await {\n",
          "    let path = log_directory.join(CLEAN_SHUTDOWN_FILE);\n"
          "    if is_planted!() {\n"
          "        return Ok(io.open(&path, crate::io::OpenMode::Read).await.is_ok());\n"
          "    }\n"
-         "    match io.remove_file(&path).await {\n"),
+         "    match io.rename(&path, &log_directory.join(RAN_LAST_FILE)).await {\n"),
     ]),
     ("small-file-not-synced", "checkpoint files and topic ids are renamed into place without a sync", [
         ("engine/src/io/files.rs",

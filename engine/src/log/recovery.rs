@@ -312,7 +312,6 @@ impl Opener<'_> {
         let mut position = indexes.last_position();
         let mut next_offset = base_offset;
         let mut largest = indexes.last_time();
-        let mut has_gap = false;
         while position < size {
             let header = match scanner.header(position.into()).await {
                 Ok(header) if header.base_offset >= next_offset => header,
@@ -325,7 +324,6 @@ impl Opener<'_> {
                 largest.timestamp = header.max_timestamp;
                 largest.offset = header.last_offset();
             }
-            has_gap = header.base_offset > next_offset;
             next_offset = header.next_offset();
             position += u32::try_from(header.size_in_bytes()).unwrap_or(u32::MAX);
         }
@@ -333,9 +331,9 @@ impl Opener<'_> {
             .last_offset()
             .is_some_and(|last| last >= next_offset);
         let fits = next_offset - base_offset <= 1 + i64::from(i32::MAX);
-        // The base offset of the last batch has no checksum, and no batch behind it to contradict.
-        let is_late = has_gap && self.known_end().is_some_and(|end| next_offset > end);
-        let is_late = is_late || next.is_some_and(|next| next_offset > next);
+        // Nothing stands behind the last batch that contradicts its offsets.
+        let end = next.or(self.known_end());
+        let is_late = end.is_some_and(|end| next_offset > end);
         if is_beyond || !fits || is_late {
             return Ok(false);
         }
