@@ -98,7 +98,8 @@ impl Opener<'_> {
     }
 
     /// Whoever removed such a segment, it was no broker. Behind the last segment its index may be the
-    /// rest of a cut; compaction leaves such, too.
+    /// rest of a cut; compaction leaves such, too. Of what no flush had ended on a loss of power may keep
+    /// the name of an index and not that of its segment: recovery cuts the log before it.
     fn refuse_lost_segment(&self, lost: &[i64], bases: &[i64]) -> Result<(), LogError> {
         if self.config.is_compacted || self.opening.accept_loss {
             return Ok(());
@@ -108,7 +109,13 @@ impl Opener<'_> {
             let following = bases.iter().find(|base| *base > *offset);
             following.is_some_and(|following| *following > start)
         };
-        let Some(offset) = lost.iter().find(has_records) else {
+        // Without a segment before it the log would begin later, and nobody be told.
+        let is_cut = |offset: i64| {
+            let was_flushed = self.opening.clean || offset < self.opening.recovery_point;
+            !was_flushed && bases.iter().any(|base| *base < offset)
+        };
+        let mut missing = lost.iter().filter(|offset| !is_cut(**offset));
+        let Some(offset) = missing.find(has_records) else {
             return Ok(());
         };
         Err(LogError::Foreign {

@@ -392,6 +392,42 @@ fn a_log_that_lost_its_segments_does_not_start_empty() {
 }
 
 #[test]
+fn a_segment_that_is_not_there_is_a_loss_if_it_was_flushed() {
+    let (_, segments) = filled(&Place::new(), true);
+    let (first, third) = (segments[0].base_offset, segments[2].base_offset);
+    // The one that is gone, how the log is opened, and where it ends then, if it may be cut.
+    let cases = [
+        (third, clean(200), None),
+        (third, unclean(200), None),
+        (third, unclean(third + 1), None),
+        (third, unclean(third), Some(third)),
+        (third, unclean(0), Some(third)),
+        (first, unclean(0), None),
+    ];
+    for (gone, opening, cut) in cases {
+        let place = Place::new();
+        filled(&place, true);
+        std::fs::remove_file(log_file(&place.partition(), gone)).unwrap();
+        let path = place.partition();
+        run(move |files| async move {
+            let opened = open(&files, &path, opening).await;
+            match (opened, cut) {
+                (Err(error), None) => {
+                    assert!(error.to_string().contains("not there"), "{error}");
+                }
+                (Ok((log, recovery)), Some(end)) => {
+                    assert_eq!(log.log_end_offset(), end, "{recovery:?}");
+                    assert!(recovery.truncated.is_some(), "{recovery:?}");
+                    let index = segment_path(&path, gone, SegmentFileKind::Index);
+                    assert!(!index.exists(), "{recovery:?}");
+                }
+                (opened, _) => panic!("{gone} {opening:?}: {:?}", opened.map(|(_, found)| found)),
+            }
+        });
+    }
+}
+
+#[test]
 fn deletions_and_compactions_under_way_are_ended_as_kafka_does() {
     let place = Place::new();
     let (end, segments) = filled(&place, true);
