@@ -451,15 +451,19 @@ impl Log {
 
     async fn file(&self, base_offset: i64) -> Result<File, LogError> {
         let key = (self.number, base_offset);
-        let pinned = |segment: &Segment| segment.pinned.clone();
-        let pinned = self.state.borrow().segment(base_offset).and_then(pinned);
-        if let Some(file) = pinned.or_else(|| self.files.get(key)) {
+        let pinned = || {
+            let state = self.state.borrow();
+            state.segment(base_offset)?.pinned.clone()
+        };
+        if let Some(file) = pinned().or_else(|| self.files.get(key)) {
             return Ok(file);
         }
         loop {
             let generation = self.generation.get();
             let path = self.path(base_offset, SegmentFileKind::Log);
-            let file = self.files.open(key, &path, OpenMode::Write).await?;
+            let opened = self.files.open(key, &path, OpenMode::Write).await;
+            // Its name may have gone meanwhile.
+            let file = opened.or_else(|error| pinned().ok_or(error))?;
             if self.generation.get() == generation {
                 return Ok(file);
             }

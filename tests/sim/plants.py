@@ -332,9 +332,14 @@ PLANTS = [
     # ---- retention, compaction, deletion ---------------------------------------------------------
     ("log-start-not-durable", "records go before the new log start offset is durable", [
         ("server/src/metadata/checkpoints.rs",
-         "        let written = write_log_starts(&shard.io, &store).await;\n",
+         "        let written = write_log_starts(&shard.io, &store, &touched).await;\n",
          "        if is_planted!() {\n            return Ok(());\n        }\n"
-         "        let written = write_log_starts(&shard.io, &store).await;\n"),
+         "        let written = write_log_starts(&shard.io, &store, &touched).await;\n"),
+    ]),
+    ("log-start-seen-early", "on a full disk a log begins later before its old segments are gone", [
+        ("server/src/retention.rs",
+         "    if delay == Delay::OfTopic {\n",
+         "    if delay == Delay::OfTopic || is_planted!() {\n"),
     ]),
     ("old-wish-granted", "a wish to delete a topic is granted to the next topic of its name", [
         ("server/src/metadata/deletion.rs",

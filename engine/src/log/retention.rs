@@ -9,7 +9,9 @@
 //! after `file.delete.delay.ms`, or by the next start. Slices that are being sent keep their file.
 //!
 //! It reads no clock: the caller says what is too old. It does not write the log start offset
-//! checkpoint and knows no journal: the caller makes the new log start offset durable before.
+//! checkpoint and knows no journal: the caller makes the new log start offset durable before, and
+//! raises it. Where he has not, segments that may still be read go: the log start offset is raised when
+//! they are gone durably, and until then they are read as ever.
 
 use std::io;
 use std::path::PathBuf;
@@ -20,6 +22,9 @@ use super::segment::Segment;
 use super::truncate::SEGMENT_FILES;
 use super::{Log, LogPosition};
 use crate::io::Io;
+
+/// Segments that go at a time while they may still be read: their files are held open.
+const HELD_OPEN_MAX: usize = 16;
 
 /// What of a log has to stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,9 +145,10 @@ impl Log {
         }
     }
 
-    /// Takes the segments that end at or below `offset` out of the log, never the active one, and
-    /// raises the log start offset to the first that stays. Durable at return. Slices of them that
-    /// are being sent stay valid. A log that takes no appends any more can still be shortened.
+    /// Takes the segments that end at or below `offset` out of the log, never the active one. The log
+    /// start offset is at least the first that stays then, and never one that a crash takes back. Durable
+    /// at return. Slices of them that are being sent stay valid. A log that takes no appends any more can
+    /// still be shortened below its log start offset.
     ///
     /// # Errors
     /// What the I/O answered: then the files may be back at the next start. `Poisoned` if the log
@@ -151,32 +157,70 @@ impl Log {
         let _flush = self.flush_lock.lock().await;
         self.check_open()?;
         self.sync_first_kept(offset).await?;
-        let old: Vec<Segment> = {
-            let mut state = self.state.borrow_mut();
-            let following = state.segments.iter().skip(1);
-            let count = following
-                .take_while(|following| following.base_offset <= offset)
-                .count();
-            let old = state.segments.drain(..count).collect();
-            let first = state.segments[0].base_offset;
-            state.log_start_offset = state.log_start_offset.max(first);
-            old
-        };
-        if old.is_empty() {
-            return Ok(Deleted::default());
+        let (old, is_readable) = self.old_segments(offset);
+        let mut at_once = old.len().max(1);
+        if is_readable {
+            // A sync that has failed is not tried again.
+            self.check_writable()?;
+            at_once = HELD_OPEN_MAX;
+        }
+        let mut deleted = Deleted::default();
+        for bases in old.chunks(at_once) {
+            if is_readable {
+                self.hold_open(bases).await?;
+            } else {
+                self.take_out(bases);
+            }
+            // From the oldest on: a crash in between leaves no gap in the middle.
+            for base_offset in bases {
+                self.files.forget((self.number, *base_offset));
+                self.rename_deleted(*base_offset, &mut deleted).await?;
+            }
+            let directory = self.directory();
+            let synced = self.io().sync_directory(&directory).await;
+            let synced = synced.at("sync", &directory);
+            if is_readable {
+                self.poison_on_error(synced)?;
+                self.take_out(bases);
+            } else {
+                synced?;
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// The segments that end at or below `offset`, and whether some of them may still be read.
+    fn old_segments(&self, offset: i64) -> (Vec<i64>, bool) {
+        let state = self.state.borrow();
+        let bases = || state.segments.iter().map(|segment| segment.base_offset);
+        let count = bases().skip(1).take_while(|next| *next <= offset).count();
+        let first_kept = state.segments[count].base_offset;
+        let is_readable = count > 0 && first_kept > state.log_start_offset;
+        (bases().take(count).collect(), is_readable)
+    }
+
+    /// Segments whose names are about to go can be read until they are taken out.
+    async fn hold_open(&self, bases: &[i64]) -> Result<(), LogError> {
+        for base_offset in bases {
+            let file = self.file(*base_offset).await?;
+            if let Some(segment) = self.state.borrow_mut().segment_mut(*base_offset) {
+                segment.pinned = Some(file);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the first segments out of the log, which begins behind them from here on.
+    fn take_out(&self, bases: &[i64]) {
+        let mut state = self.state.borrow_mut();
+        state.segments.drain(..bases.len());
+        let first = state.segments[0].base_offset;
+        state.log_start_offset = state.log_start_offset.max(first);
+        drop(state);
+        for base_offset in bases {
+            self.files.forget((self.number, *base_offset));
         }
         self.generation.set(self.generation.get() + 1);
-        let mut deleted = Deleted::default();
-        // From the oldest on: a crash in between leaves no gap in the middle.
-        for segment in &old {
-            self.files.forget((self.number, segment.base_offset));
-            self.rename_deleted(segment.base_offset, &mut deleted)
-                .await?;
-        }
-        let directory = self.directory();
-        let synced = self.io().sync_directory(&directory).await;
-        synced.at("sync", &directory)?;
-        Ok(deleted)
     }
 
     /// The old segments may be gone after a loss of power, so the next one must be there.

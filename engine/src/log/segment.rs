@@ -32,7 +32,8 @@ pub(crate) struct Segment {
     /// When the first append of this process came, for rolls without record timestamps.
     pub(crate) created_ms: Option<i64>,
     pub(crate) bytes_since_index: u32,
-    /// The file, while its name leads elsewhere: a compaction is being swapped in.
+    /// The file, while its name leads elsewhere: a compaction is being swapped in, or it is being
+    /// deleted and may still be read.
     pub(crate) pinned: Option<File>,
     /// Bytes below are cold: neither appended nor checked by this process, but for what `doubt` says.
     pub(crate) cold_end: u32,

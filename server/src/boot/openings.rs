@@ -10,6 +10,7 @@ use ringlog_engine::log::checkpoint::{
 };
 use ringlog_engine::log::{Opening, directory};
 
+use super::directories::unusable;
 use super::{Seen, explain};
 
 /// What the files say.
@@ -32,6 +33,12 @@ impl Openings {
         };
         let clean = directory::take_clean_shutdown(io, log_directory).await;
         let clean = clean.map_err(explain)?;
+        if !clean {
+            // A process that was killed may have left names that are not durable: what is read here must be.
+            io.sync_directory(log_directory)
+                .await
+                .map_err(|error| unusable(log_directory, &error))?;
+        }
         let was_ours = directory::ran_last(io, log_directory).await;
         Ok(Openings {
             clean,

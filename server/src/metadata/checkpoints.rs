@@ -5,7 +5,7 @@
 //! created again, and the new one's log ends below it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ringlog_engine::io::Io;
@@ -32,6 +32,10 @@ impl Store {
     async fn checkpoint_turn(&self) -> Option<Turn<'_>> {
         let turn = self.checkpoints.enter().await;
         (!self.has_ended.get()).then_some(turn)
+    }
+
+    fn all_places(&self) -> BTreeSet<usize> {
+        (0..self.directories.len()).collect()
     }
 
     /// Takes note of the log start offsets and recovery points that were found: who is deleted must
@@ -66,17 +70,19 @@ pub async fn raise_log_starts(
         let Some(_turn) = store.checkpoint_turn().await else {
             return Err(gone(ShardGone));
         };
+        // The other log directories may be full, and theirs say what they said.
+        let mut touched = BTreeSet::new();
         {
-            let image = store.controller.borrow().image().clone();
             let mut known = store.log_starts.borrow_mut();
             for (key, id, offset) in starts {
-                if image.topic(&key.0).is_some_and(|topic| topic.id == id) {
+                if store.topic_id(&key.0) == Some(id) {
+                    touched.extend(store.places.borrow().get(&key));
                     let start = known.entry(key).or_default();
                     *start = offset.max(*start);
                 }
             }
         }
-        let written = write_log_starts(&shard.io, &store).await;
+        let written = write_log_starts(&shard.io, &store, &touched).await;
         written.map_err(|error| storage_error(error.to_string()))
     };
     shard.on(0, job).await.map_err(gone)?
@@ -95,7 +101,7 @@ pub(super) async fn drop_stale(io: &Io, store: &Store) -> Result<(), Refusal> {
         return Err(gone(ShardGone));
     };
     let points = write_recovery_points(io, store).await;
-    let starts = write_log_starts(io, store).await;
+    let starts = write_log_starts(io, store, &store.all_places()).await;
     points
         .and(starts)
         .map_err(|error| storage_error(error.to_string()))?;
@@ -113,10 +119,9 @@ pub async fn record_recovery_points(
     let job = move |shard: Rc<Shard>| async move {
         let store = shard.store();
         {
-            let image = store.controller.borrow().image().clone();
             let mut known = store.recovery_points.borrow_mut();
             for (key, id, point) in points {
-                if image.topic(&key.0).is_some_and(|topic| topic.id == id) {
+                if store.topic_id(&key.0) == Some(id) {
                     known.insert(key, point);
                 }
             }
@@ -136,20 +141,27 @@ pub async fn record_recovery_points(
 }
 
 async fn write_recovery_points(io: &Io, store: &Store) -> Result<(), LogError> {
-    write_checkpoints(io, store, RECOVERY_POINT_FILE, &store.recovery_points).await
+    let (points, places) = (&store.recovery_points, store.all_places());
+    write_checkpoints(io, store, &places, RECOVERY_POINT_FILE, points).await
 }
 
-async fn write_log_starts(io: &Io, store: &Store) -> Result<(), LogError> {
-    write_checkpoints(io, store, LOG_START_OFFSET_FILE, &store.log_starts).await
+async fn write_log_starts(
+    io: &Io,
+    store: &Store,
+    places: &BTreeSet<usize>,
+) -> Result<(), LogError> {
+    write_checkpoints(io, store, places, LOG_START_OFFSET_FILE, &store.log_starts).await
 }
 
 async fn write_checkpoints(
     io: &Io,
     store: &Store,
+    places: &BTreeSet<usize>,
     file: &str,
     offsets: &RefCell<BTreeMap<(String, i32), i64>>,
 ) -> Result<(), LogError> {
-    for (place, directory) in store.directories.iter().enumerate() {
+    for place in places.iter().copied() {
+        let directory = &store.directories[place];
         let entries: Vec<OffsetEntry> = {
             let (places, offsets) = (store.places.borrow(), offsets.borrow());
             let here = offsets

@@ -49,6 +49,8 @@ pub struct Store {
     pub(super) recovery_points: RefCell<BTreeMap<(String, i32), i64>>,
     /// Of the partitions whose log does not begin with offset 0.
     pub(super) log_starts: RefCell<BTreeMap<(String, i32), i64>>,
+    /// A topic whose partitions are being made: they are there before the image has it.
+    making: RefCell<Option<(String, Uuid)>>,
     /// The checkpoint files may still have partitions that were deleted.
     pub(super) has_stale_checkpoints: Cell<bool>,
     /// Next producer id, and the end of the block that is reserved in ZooKeeper.
@@ -83,6 +85,7 @@ impl Store {
             places: RefCell::new(places),
             recovery_points: RefCell::default(),
             log_starts: RefCell::default(),
+            making: RefCell::default(),
             has_stale_checkpoints: Cell::default(),
             producer_ids: Cell::new((0, 0)),
             changes: RefCell::default(),
@@ -101,6 +104,15 @@ impl Store {
             room::wake(shard).await;
         }
         self.turnstile.enter().await
+    }
+
+    /// The id of a topic that has partitions.
+    pub(super) fn topic_id(&self, name: &str) -> Option<Uuid> {
+        let controller = self.controller.borrow();
+        let making = self.making.borrow();
+        let of_making = || making.as_ref().filter(|(made, _)| made == name);
+        let topic = controller.image().topic(name).map(|topic| topic.id);
+        topic.or_else(|| of_making().map(|(_, id)| *id))
     }
 
     /// Whether a partition of a topic is in a log directory.
@@ -240,11 +252,9 @@ pub(super) async fn take_up(
     topic: Arc<Topic>,
     first: i32,
 ) -> Result<(), Refusal> {
-    let made = match checkpoints::drop_stale(&shard.io, store).await {
-        Ok(()) => make_partitions(shard, store, &topic, first).await,
-        Err(refusal) => return Err(refusal),
-    };
-    let done = match made {
+    checkpoints::drop_stale(&shard.io, store).await?;
+    (store.making).replace(Some((topic.name.clone(), topic.id)));
+    let done = match make_partitions(shard, store, &topic, first).await {
         Ok(()) => {
             let states = states(shard, store, &topic, first);
             store
@@ -256,6 +266,7 @@ pub(super) async fn take_up(
         }
         Err(refusal) => Err(refusal),
     };
+    store.making.take();
     if let Err(refusal) = done {
         deletion::remove_partitions(shard, &topic.name, first..topic.partitions).await;
         return Err(refusal);
