@@ -57,10 +57,13 @@ pub(super) async fn answer(
     }
 }
 
+/// Whether it is one of the connection or the session, not an answer of ZooKeeper. The client tells what
+/// befell a connection (silence, what the system said) in errors of its own.
 fn is_passing(error: &Error) -> bool {
     matches!(
         error,
-        Error::ConnectionLoss
+        Error::Custom(_)
+            | Error::ConnectionLoss
             | Error::SessionExpired
             | Error::SessionMoved
             | Error::ClientClosed
