@@ -495,7 +495,8 @@ impl Opener<'_> {
             return Ok(false);
         }
         scan.step_over(damage.end);
-        if let Some(next) = damage.next_offset.filter(|_| damage.end == file_end) {
+        // What follows stands behind the damage, not behind a gap.
+        if let Some(next) = damage.next_offset {
             scan.next_offset = next;
         }
         scan.segment.note_damage(&damage);

@@ -237,14 +237,15 @@ fn a_scrub_finds_damage_in_what_this_process_appended() {
 
 #[test]
 fn after_a_crash_damage_below_the_recovery_point_stays_and_is_stepped_over() {
-    for place_of_damage in [0, 2] {
+    // Of the segment's first batch, and of the last one below the recovery point.
+    for from_end in [None, Some(2)] {
         let place = Place::new();
         let (end, written) = filled(&place);
         let mut files: Vec<_> = written.iter().map(|b| b.file.clone()).collect();
         files.dedup();
         let last_file = files[files.len() - 2].clone();
         let of_last: Vec<_> = written.iter().filter(|b| b.file == last_file).collect();
-        let victim = of_last[place_of_damage].clone();
+        let victim = of_last[from_end.map_or(0, |count| of_last.len() - count)].clone();
         let point = of_last.last().unwrap().header.base_offset;
         let mut bytes = std::fs::read(&last_file).unwrap();
         bytes[victim.position + 8] = 0x7f;
