@@ -136,7 +136,10 @@ pub async fn find(
     let mut on_disk = Vec::new();
     let seen = config.log_dirs.iter().zip(looked.partitions);
     for (place, (log_directory, mut found)) in seen.enumerate() {
-        bury(io, &cluster.deletions, &mut found).await?;
+        // Wishes that are not granted go once the broker runs.
+        if config.delete_topic_enable {
+            bury(io, &cluster.deletions, &mut found).await?;
+        }
         let openings = Openings::read(io, log_directory).await?;
         openings.forget_missing(io, log_directory, &found).await?;
         on_disk.extend(found.into_iter().map(|seen| OnDisk {
@@ -481,7 +484,7 @@ fn add_known_topics(
 ) -> Vec<String> {
     let mut unenrolled = Vec::new();
     for (name, node) in &cluster.topics {
-        if cluster.deletions.contains(name) {
+        if config.delete_topic_enable && cluster.deletions.contains(name) {
             continue;
         }
         let settings = cluster.topic_configs.get(name);

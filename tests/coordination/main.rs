@@ -83,6 +83,18 @@ impl Zookeeper {
         let is_data = |line: &&str| line.starts_with('{') || line.starts_with('[');
         text.lines().rfind(is_data).map(str::to_owned)
     }
+
+    /// The children of a node, as the shell shows them.
+    fn list(&self, path: &str) -> String {
+        let output = Command::new(binary())
+            .args(["zookeeper-shell", &self.address.to_string(), "ls", path])
+            .output()
+            .expect("zookeeper-shell runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let list = text.lines().rfind(|line| line.starts_with('['));
+        list.unwrap_or_else(|| panic!("ls {path}: {text}"))
+            .to_owned()
+    }
 }
 
 impl Drop for Zookeeper {
@@ -380,6 +392,35 @@ fn a_killed_broker_comes_back_at_once_though_its_registration_is_still_there() {
         "a clean stop takes its registration along"
     );
     assert!(zookeeper.get("/controller").is_none());
+}
+
+#[test]
+fn a_wish_to_delete_is_dropped_where_topics_may_not_be_deleted() {
+    let zookeeper = Zookeeper::started();
+    let options = options(&zookeeper, "").set("delete.topic.enable", false);
+    let options = options.expect_error("Topic deletion is disabled");
+    let Some(mut broker) = Broker::own(options) else {
+        return;
+    };
+    let mut client = Client::connect(broker.address());
+    create_topic(&mut client, "kept", 1, &[]);
+    assert_eq!(produce_values(&mut client, "kept", &["a"]), 0);
+    let wishes = || zookeeper.list("/admin/delete_topics");
+    let delete = ["--delete", "--topic", "kept"];
+    topics(&zookeeper.connect(""), &delete);
+    wait_for("the end of the wish", PATIENCE, || {
+        (wishes() == "[]").then_some(())
+    });
+    // One that is made while nobody is there to drop it.
+    broker.stop();
+    topics(&zookeeper.connect(""), &delete);
+    assert_eq!(wishes(), "[kept]");
+    broker.restart();
+    wait_for("the end of the wish", PATIENCE, || {
+        (wishes() == "[]").then_some(())
+    });
+    let mut client = Client::connect(broker.address());
+    assert_eq!(values(&mut client, "kept"), ["a"]);
 }
 
 #[test]

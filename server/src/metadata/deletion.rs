@@ -56,9 +56,11 @@ pub(super) async fn grant(
     }
     match remove(shard, store, name).await {
         Ok(_) => Ok(()),
-        // Directories that could not be renamed need the next start, and the wish.
-        Err(_) if store.has_places(name) => Ok(()),
         Err(refusal) if refusal.error == ResponseError::UnknownTopicOrPartition => {
+            // Directories that could not be renamed need the next start, and the wish.
+            if store.has_places(name) {
+                return Ok(());
+            }
             forget_nodes(store, name).await
         }
         Err(refusal) => {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::{mpsc, oneshot};
+use ringlog_engine::clock::Instant;
 use ringlog_engine::io::Io;
 
 use crate::zookeeper::acl::{self, Acl};
@@ -102,16 +103,9 @@ pub struct SimulatedTree {
     zxid: i64,
     /// What no watcher has been told of yet.
     events: Vec<Event>,
-}
-
-impl Default for SimulatedTree {
-    fn default() -> Self {
-        SimulatedTree {
-            tree: Tree::new(1 << 30),
-            zxid: 0,
-            events: Vec::new(),
-        }
-    }
+    random: fastrand::Rng,
+    /// When the newest request takes effect, and when it is answered.
+    newest: (Instant, Instant),
 }
 
 /// ZooKeeper.
@@ -123,8 +117,9 @@ pub enum Ensemble {
     Simulated(Rc<RefCell<SimulatedTree>>, Io),
 }
 
-/// How long the simulated ZooKeeper takes, half of it before a request takes effect.
-const SIMULATED_DELAY: Duration = Duration::from_micros(150);
+/// How long the simulated ZooKeeper takes at most until a request takes effect, and then to answer, in
+/// microseconds.
+const SIMULATED_DELAY_US: u64 = 300;
 
 impl Ensemble {
     /// The epoch of the controller.
@@ -145,9 +140,10 @@ impl Ensemble {
                 answered.await.unwrap_or(Err(EnsembleError::Stopped))
             }
             Self::Simulated(tree, io) => {
-                io.sleep(SIMULATED_DELAY / 2).await;
+                let (effect, answered) = tree.borrow_mut().schedule(io.now());
+                io.sleep(effect.since(io.now())).await;
                 let answer = tree.borrow_mut().answer(request);
-                io.sleep(SIMULATED_DELAY / 2).await;
+                io.sleep(answered.since(io.now())).await;
                 answer
             }
         }
@@ -245,6 +241,28 @@ impl Ensemble {
 }
 
 impl SimulatedTree {
+    /// An empty tree; the seed says how long each answer takes.
+    #[must_use]
+    pub fn new(seed: u64) -> SimulatedTree {
+        SimulatedTree {
+            tree: Tree::new(1 << 30),
+            zxid: 0,
+            events: Vec::new(),
+            random: fastrand::Rng::with_seed(seed),
+            newest: (Instant(0), Instant(0)),
+        }
+    }
+
+    /// When a request takes effect and when it is answered: a session's in their order.
+    fn schedule(&mut self, now: Instant) -> (Instant, Instant) {
+        let mut pause = || Duration::from_micros(self.random.u64(1..SIMULATED_DELAY_US));
+        let (effect, answer) = (now + pause(), pause());
+        let effect = effect.max(self.newest.0 + Duration::from_nanos(1));
+        let answered = (effect + answer).max(self.newest.1 + Duration::from_nanos(1));
+        self.newest = (effect, answered);
+        self.newest
+    }
+
     /// What has changed since this was asked last: the events of watches on everything.
     pub fn take_events(&mut self) -> Vec<Event> {
         mem::take(&mut self.events)

@@ -210,6 +210,12 @@ async fn enter(
     config: Bytes,
 ) -> Result<(), Refusal> {
     let ensemble = &store.ensemble;
+    // A wish that nobody has granted yet would be granted to the new topic.
+    let doomed = ensemble.get(&znode::deletion_path(name)).await;
+    if doomed.map_err(no_ensemble)?.is_some() {
+        let message = format!("Topic '{name}' is marked for deletion.");
+        return Err(storage_error(message));
+    }
     let config_path = znode::topic_config_path(name);
     let both = vec![
         (config_path.clone(), config.clone()),
@@ -224,11 +230,6 @@ async fn enter(
     let is_new = ensemble.create(vec![(path.clone(), node.clone())]).await;
     if is_new.map_err(no_ensemble)? {
         return Ok(());
-    }
-    let doomed = ensemble.get(&znode::deletion_path(name)).await;
-    if doomed.map_err(no_ensemble)?.is_some() {
-        let message = format!("Topic '{name}' is marked for deletion.");
-        return Err(storage_error(message));
     }
     let found = ensemble.get(&path).await.map_err(no_ensemble)?;
     // An answer may have been lost; else a tool was faster, and its event is on its way.
