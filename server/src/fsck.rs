@@ -442,7 +442,9 @@ impl Fsck {
                 directory: path,
                 base_offset,
                 expected: base_offset,
-                following,
+                // Where a clean stop has left the end of the log.
+                following: following
+                    .or((known.is_clean && recovery_point > 0).then_some(recovery_point)),
             };
             let mut damages = Vec::new();
             let checked = check_segment(&self.io, &check, &mut |damage| damages.push(damage)).await;

@@ -73,8 +73,10 @@ async fn look(shard: &Rc<Shard>, now_ms: Option<i64>) {
             Ok(()) => due.push((partition, found)),
             // Only a producer that has been silent since then could be forgotten by a crash.
             Err(error) if is_disk_full(shard, &[(partition.clone(), found)]).await => {
-                log::warn!("Retention goes on without a {error}");
-                due.push((partition, found));
+                if let Some(found) = but_the_newest(&partition, found) {
+                    log::warn!("Retention goes on without a {error}");
+                    due.push((partition, found));
+                }
             }
             Err(error) => tell(shard, &partition, &error),
         }
@@ -161,16 +163,22 @@ async fn what_is_due(partition: &Partition, now_ms: Option<i64>) -> Result<Optio
         return Ok(due.filter(|_| rolled));
     }
     // It takes no appends, and its last segment stays.
-    let bases = partition.log.segments();
-    Ok(due.and_then(|due| {
-        let last = bases.last()?;
-        (due.segments > 1).then_some(Due {
-            offset: last.base_offset,
-            segments: due.segments - 1,
-            bytes: due.bytes.saturating_sub(last.size.into()),
-            roll: None,
-        })
-    }))
+    Ok(due.and_then(|due| but_the_newest(partition, due)))
+}
+
+/// The same without the newest segment that has records.
+fn but_the_newest(partition: &Partition, due: Due) -> Option<Due> {
+    let segments = partition.log.segments();
+    let newest = segments.iter().rfind(|segment| segment.size > 0)?;
+    if due.offset <= newest.base_offset {
+        return Some(due);
+    }
+    (due.segments > 1).then(|| Due {
+        offset: newest.base_offset,
+        segments: due.segments - 1,
+        bytes: due.bytes.saturating_sub(newest.size.into()),
+        roll: None,
+    })
 }
 
 /// Before a log start offset is raised, durably or not: a retry of what goes must still be known

@@ -541,7 +541,6 @@ pub async fn write_end(
     // Kafka names only partitions whose log does not begin with its first segment.
     starts.retain(|entry| entry.offset > 0);
     checkpoint::write_offsets(io, &directory.join(RECOVERY_POINT_FILE), &points).await?;
-    checkpoint::write_offsets(io, &directory.join(HIGH_WATERMARK_FILE), &points).await?;
     checkpoint::write_offsets(io, &directory.join(LOG_START_OFFSET_FILE), &starts).await?;
     // Kafka has one in any case; the cleaner may have written it. A damaged one costs a round.
     let cleaner = directory.join(CLEANER_OFFSET_FILE);
@@ -551,6 +550,7 @@ pub async fn write_end(
     }
     // The mark is for all logs of the directory: without it one that is still to be recovered is.
     if here.values().all(|end| end.is_clean) {
+        checkpoint::write_offsets(io, &directory.join(HIGH_WATERMARK_FILE), &points).await?;
         write_clean_shutdown(io, directory, 0).await?;
     }
     Ok(())

@@ -205,12 +205,15 @@ async fn session(
         }
     }
     while scene.is_open_with(0).await {
-        scene.pause(within(random, 1, 60)).await;
+        let newest = newest_fleeting(scene);
+        let existence = newest.map(|topic| scene.ledger.borrow().topic(topic).existence);
+        // A successor may be wanted while the broker still clears away what was.
+        if existence != Some(Existence::Gone) || one_in(random, 2) {
+            scene.pause(within(random, 1, 60)).await;
+        }
         if one_in(random, 6) {
             delete_records(scene, connection, random).await?;
         }
-        let newest = newest_fleeting(scene);
-        let existence = newest.map(|topic| scene.ledger.borrow().topic(topic).existence);
         let is_done = match (newest, existence) {
             (Some(topic), Some(Existence::Wanted)) => create(scene, connection, topic, &[]).await?,
             (Some(topic), Some(Existence::Doubtful)) => delete(scene, connection, topic).await?,

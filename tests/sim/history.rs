@@ -92,7 +92,7 @@ pub(crate) fn run(seed: u64, is_shown: bool) -> Report {
         world: world.clone(),
         scene,
         config,
-        zookeeper: Rc::default(),
+        zookeeper: Rc::new(RefCell::new(SimulatedTree::new(seed))),
         random,
         ending: Ending::Process,
         was_troubled: false,

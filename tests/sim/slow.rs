@@ -1,6 +1,6 @@
 //! A disk that is slow: answers that need it wait, all others come at once, and nothing is lost.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use kafka_protocol::messages::{
     ApiVersionsRequest, CreateTopicsRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest,
 };
 use ringlog::config::{BrokerConfig, Layers};
+use ringlog::metadata::ensemble::SimulatedTree;
 use ringlog_engine::io::sim::World;
 use ringlog_tests::call::{produce_request, topic_name};
 use ringlog_tests::records::Batch;
@@ -39,7 +40,8 @@ fn a_slow_disk_delays_answers_that_need_it_and_no_others() {
             ..Layers::default()
         };
         let loaded = BrokerConfig::load(&layers).unwrap_or_else(|error| panic!("{error}"));
-        let node = Node::start(&world, &loaded.config, &Rc::default(), 1);
+        let zookeeper = Rc::new(RefCell::new(SimulatedTree::new(1)));
+        let node = Node::start(&world, &loaded.config, &zookeeper, 1);
         let is_serving = || node.phase() == Phase::Serving;
         assert!(
             world.run(node.ios(), PATIENCE, is_serving),

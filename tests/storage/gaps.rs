@@ -3,9 +3,10 @@
 //! one was never promised to stay, and would hide it.
 
 use std::fs;
+use std::time::Duration;
 
 use ringlog_engine::record::BatchHeader;
-use ringlog_tests::broker::{Broker, Options};
+use ringlog_tests::broker::{Broker, Options, wait_for};
 use ringlog_tests::call::{create_topic, fetch_all, log_end_offset, produce, produce_values};
 use ringlog_tests::records::Batch;
 use ringlog_tests::wire::Client;
@@ -64,6 +65,10 @@ fn gaps_of_a_crashed_kafka_outlast_a_crash_of_ours() {
     // Now Ringlog ran last.
     create_topic(&mut client, "other", 1, &[]);
     produce_values(&mut client, "other", &["a"]);
+    let mark = broker.logs().join(".ringlog-ran-last");
+    wait_for("the mark", Duration::from_secs(30), || {
+        mark.exists().then_some(())
+    });
     broker.kill();
     broker.restart();
     let mut client = Client::connect(broker.address());

@@ -1,5 +1,5 @@
 //! Names in a log directory and in a partition's directory, and the small files beside the segments:
-//! `partition.metadata`, `meta.properties`, `.kafka_cleanshutdown`.
+//! `partition.metadata`, `meta.properties`, `.kafka_cleanshutdown`, and our `.ringlog-ran-last`.
 //!
 //! Names and bytes are Kafka's (LogFileUtils.java, LocalLog.scala, PartitionMetadataFile.java,
 //! MetaProperties.java, CleanShutdownFileHandler.java). The checkpoint files are in `checkpoint`.
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
+use super::checkpoint::HIGH_WATERMARK_FILE;
 use super::error::{IoContext, LogError};
 use crate::io::{Io, OpenMode};
 
@@ -25,8 +26,9 @@ pub const PARTITION_METADATA_FILE: &str = "partition.metadata";
 pub const META_PROPERTIES_FILE: &str = "meta.properties";
 /// There only after a clean stop.
 pub const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
-/// Ringlog ran last in this directory, and all its logs were known to it: from a start after a clean stop,
-/// or from the end of the recovery after another broker's crash, to the next clean stop. A gap at or above
+/// Ringlog ran last in this directory, and all its logs were known to it: from its first start with an empty
+/// directory, from a start after a clean stop, or from the end of the recovery after another broker's crash,
+/// to the next clean stop. A gap at or above
 /// a recovery point is no compaction's then.
 pub const RAN_LAST_FILE: &str = ".ringlog-ran-last";
 
@@ -532,17 +534,26 @@ pub async fn take_clean_shutdown(io: &Io, log_directory: &Path) -> Result<bool, 
     Ok(true)
 }
 
-/// Whether Ringlog ran last in a log directory; see [`RAN_LAST_FILE`].
+/// Whether Ringlog ran last in a log directory; see [`RAN_LAST_FILE`]. Apache Kafka writes the high
+/// watermarks every five seconds, Ringlog only before it stops: if they are newer than the mark, it was Kafka.
 ///
 /// # Errors
 /// What open(2) answered.
 pub async fn ran_last(io: &Io, log_directory: &Path) -> Result<bool, LogError> {
-    let path = log_directory.join(RAN_LAST_FILE);
-    match io.open(&path, OpenMode::Read).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).at("open", &path),
-    }
+    let modified_ms = async |name: &str| {
+        let path = log_directory.join(name);
+        match io.open(&path, OpenMode::Read).await {
+            // The simulator has no Kafka, and does not know.
+            Ok(file) => Ok(Some(io.modified_ms(&file).await.unwrap_or(0))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).at("open", &path),
+        }
+    };
+    let Some(marked_ms) = modified_ms(RAN_LAST_FILE).await? else {
+        return Ok(false);
+    };
+    let others_ms = modified_ms(HIGH_WATERMARK_FILE).await?;
+    Ok(others_ms.is_none_or(|others_ms| others_ms <= marked_ms))
 }
 
 /// Says that Ringlog runs last in a log directory; durable with the directory.

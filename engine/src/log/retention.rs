@@ -165,28 +165,43 @@ impl Log {
             at_once = HELD_OPEN_MAX;
         }
         let mut deleted = Deleted::default();
-        for bases in old.chunks(at_once) {
-            if is_readable {
-                self.hold_open(bases).await?;
-            } else {
-                self.take_out(bases);
-            }
-            // From the oldest on: a crash in between leaves no gap in the middle.
-            for base_offset in bases {
-                self.files.forget((self.number, *base_offset));
-                self.rename_deleted(*base_offset, &mut deleted).await?;
-            }
-            let directory = self.directory();
-            let synced = self.io().sync_directory(&directory).await;
-            let synced = synced.at("sync", &directory);
-            if is_readable {
-                self.poison_on_error(synced)?;
-                self.take_out(bases);
-            } else {
-                synced?;
+        for (count, bases) in old.chunks(at_once).enumerate() {
+            match self.delete_segments(bases, is_readable, &mut deleted).await {
+                Ok(()) => {}
+                // The files of those before are to go; the next look meets the error again, and tells it.
+                Err(_) if count > 0 => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(deleted)
+    }
+
+    /// Some of the first segments.
+    async fn delete_segments(
+        &self,
+        bases: &[i64],
+        is_readable: bool,
+        deleted: &mut Deleted,
+    ) -> Result<(), LogError> {
+        if is_readable {
+            self.hold_open(bases).await?;
+        } else {
+            self.take_out(bases);
+        }
+        // From the oldest on: a crash in between leaves no gap in the middle.
+        for base_offset in bases {
+            self.files.forget((self.number, *base_offset));
+            self.rename_deleted(*base_offset, deleted).await?;
+        }
+        let directory = self.directory();
+        let synced = self.io().sync_directory(&directory).await;
+        let synced = synced.at("sync", &directory);
+        if is_readable {
+            self.poison_on_error(synced)?;
+            self.take_out(bases);
+            return Ok(());
+        }
+        synced
     }
 
     /// The segments that end at or below `offset`, and whether some of them may still be read.

@@ -472,7 +472,7 @@ pub struct SegmentCheck<'a> {
     pub base_offset: i64,
     /// The segment before ends here.
     pub expected: i64,
-    /// The next segment begins here.
+    /// The next segment begins here, or the log is known to end.
     pub following: Option<i64>,
 }
 

@@ -31,6 +31,9 @@ impl Openings {
             let by_partition = entries.map(|e| ((e.topic, e.partition), e.offset));
             Ok::<_, String>(by_partition.collect())
         };
+        // Before the mark goes: a start that is refused for one of these leaves it.
+        let recovery_points = read(RECOVERY_POINT_FILE).await?;
+        let log_starts = read(LOG_START_OFFSET_FILE).await?;
         let clean = directory::take_clean_shutdown(io, log_directory).await;
         let clean = clean.map_err(explain)?;
         if !clean {
@@ -43,8 +46,8 @@ impl Openings {
         Ok(Openings {
             clean,
             was_ours: was_ours.map_err(explain)?,
-            recovery_points: read(RECOVERY_POINT_FILE).await?,
-            log_starts: read(LOG_START_OFFSET_FILE).await?,
+            recovery_points,
+            log_starts,
             // The cleaner tells of one that cannot be read, and begins anew.
             clean_ends: read(CLEANER_OFFSET_FILE).await.unwrap_or_default(),
         })

@@ -13,6 +13,7 @@ use ringlog_engine::log::{Log, SegmentFiles};
 
 use super::{FoundPartition, explain_in_line};
 use crate::group::driver;
+use crate::metadata::checkpoints;
 use crate::metadata::state::{GROUP_TOPIC, Topic};
 use crate::metadata::store;
 use crate::partition::{Partition, log_config};
@@ -105,6 +106,13 @@ async fn open(
         log.rewrite_unsynced().await.map_err(explain_in_line)?;
     }
     log.flush().await.map_err(explain_in_line)?;
+    if found.has_gaps && !opening.clean && !opening.compacts_below_recovery_point {
+        // The next start may not know any more that it may have gaps.
+        let point = ((topic.name.clone(), index), topic.id, log.recovery_point());
+        if !checkpoints::record_recovery_points(shard, vec![point]).await {
+            return Err("its recovery point cannot be written".to_owned());
+        }
+    }
     log.set_config(log_config(topic, index));
     let producers = if opening.clean && log.log_end_offset() == 0 {
         ProducerState::default()
