@@ -442,12 +442,21 @@ impl Fsck {
                 directory: path,
                 base_offset,
                 expected: base_offset,
-                // Where a clean stop has left the end of the log.
-                following: following
-                    .or((known.is_clean && recovery_point > 0).then_some(recovery_point)),
+                following,
             };
             let mut damages = Vec::new();
-            let checked = check_segment(&self.io, &check, &mut |damage| damages.push(damage)).await;
+            let mut checked =
+                check_segment(&self.io, &check, &mut |damage| damages.push(damage)).await;
+            // Nothing stands behind the last batch that contradicts its offsets, but what a clean stop says.
+            let is_beyond = matches!(&checked, Ok(report) if report.next_offset > recovery_point);
+            if is_beyond && following.is_none() && known.is_clean && recovery_point > 0 {
+                let check = SegmentCheck {
+                    following: Some(recovery_point),
+                    ..check
+                };
+                damages.clear();
+                checked = check_segment(&self.io, &check, &mut |damage| damages.push(damage)).await;
+            }
             let report = match checked {
                 Ok(report) => report,
                 Err(error) => {

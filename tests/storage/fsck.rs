@@ -307,6 +307,30 @@ fn a_repair_loses_what_it_says_and_no_more() {
     }
 }
 
+/// No checksum covers a base offset, and nothing stands behind the last batch; a clean stop says where it ends.
+#[test]
+fn a_last_batch_that_a_bit_has_moved_is_damage() {
+    let Some(mut broker) = filled(Options::default().expect_error("is damaged at byte")) else {
+        return;
+    };
+    broker.stop();
+    let last = segments(&broker.logs()).pop().expect("segments");
+    let place = *places(&last).last().expect("batches");
+    hurt(&last, |bytes| bytes[place.position + 5] ^= 1);
+    let (code, objects) = fsck(&broker.data(), &[]);
+    assert_eq!(code, Some(1), "{objects:#?}");
+    let is_it = |object: &&Value| {
+        object["level"] == "damage" && object["offset"] == place.header.base_offset
+    };
+    let found = objects.iter().find(is_it);
+    let found = found.unwrap_or_else(|| panic!("{objects:#?}"));
+    assert_eq!(found["position"], place.position, "{found:#?}");
+    broker.restart();
+    let mut client = Client::connect(broker.address());
+    let end = BATCHES * RECORDS;
+    assert_eq!(produce_values(&mut client, TOPIC, &["behind"]), end);
+}
+
 #[test]
 fn the_journal_beside_log_dirs_is_looked_at() {
     let Some(mut broker) = filled(Options::default()) else {
