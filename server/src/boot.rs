@@ -12,7 +12,7 @@ mod epochs;
 mod openings;
 mod partitions;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -136,10 +136,8 @@ pub async fn find(
     let mut on_disk = Vec::new();
     let seen = config.log_dirs.iter().zip(looked.partitions);
     for (place, (log_directory, mut found)) in seen.enumerate() {
-        // Wishes that are not granted go once the broker runs.
-        if config.delete_topic_enable {
-            bury(io, &cluster.deletions, &mut found).await?;
-        }
+        let is_doomed = |seen: &Seen| cluster.is_doomed(config, &seen.key.0);
+        bury(io, is_doomed, &mut found).await?;
         let openings = Openings::read(io, log_directory).await?;
         openings.forget_missing(io, log_directory, &found).await?;
         on_disk.extend(found.into_iter().map(|seen| OnDisk {
@@ -236,9 +234,12 @@ async fn read_topic_id(io: &Io, directory: &Path) -> Result<Option<Uuid>, String
 }
 
 /// Brings deletions that were cut short to their end.
-async fn bury(io: &Io, deletions: &BTreeSet<String>, found: &mut Vec<Seen>) -> Result<(), String> {
-    let doomed = |seen: &Seen| deletions.contains(&seen.key.0);
-    for Seen { directory, .. } in found.iter().filter(|seen| doomed(seen)) {
+async fn bury(
+    io: &Io,
+    is_doomed: impl Fn(&Seen) -> bool,
+    found: &mut Vec<Seen>,
+) -> Result<(), String> {
+    for Seen { directory, .. } in found.iter().filter(|seen| is_doomed(seen)) {
         log::info!(
             "Removing {}: its topic is being deleted",
             directory.display()
@@ -246,7 +247,7 @@ async fn bury(io: &Io, deletions: &BTreeSet<String>, found: &mut Vec<Seen>) -> R
         let removed = directory::remove_directory_tree(io, directory).await;
         removed.map_err(explain)?;
     }
-    found.retain(|found| !doomed(found));
+    found.retain(|found| !is_doomed(found));
     Ok(())
 }
 
@@ -484,7 +485,7 @@ fn add_known_topics(
 ) -> Vec<String> {
     let mut unenrolled = Vec::new();
     for (name, node) in &cluster.topics {
-        if config.delete_topic_enable && cluster.deletions.contains(name) {
+        if cluster.is_doomed(config, name) {
             continue;
         }
         let settings = cluster.topic_configs.get(name);

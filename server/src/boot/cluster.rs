@@ -33,6 +33,11 @@ impl Cluster {
         TopicNode::decode(&node.data).ok()?.id
     }
 
+    /// Whether a topic is to be deleted. Where none may be, its wish goes once the broker runs.
+    pub(super) fn is_doomed(&self, config: &BrokerConfig, name: &str) -> bool {
+        config.delete_topic_enable && self.deletions.contains(name)
+    }
+
     /// Reads them.
     ///
     /// # Errors
