@@ -11,13 +11,13 @@ mod directories;
 mod epochs;
 mod openings;
 mod partitions;
+mod replay;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ringlog_engine::io::Io;
-use ringlog_engine::journal::{self, JournalError, Target};
 use ringlog_engine::log::directory::{
     self, DELETE_DIRECTORY_SUFFIX, META_PROPERTIES_FILE, MetaProperties, PARTITION_METADATA_FILE,
     PartitionDirectory,
@@ -157,7 +157,7 @@ pub async fn find(
         (None, None) => directory::encode_uuid(new_topic_id(random)),
     };
     complete_identity(io, config, &cluster_id, &on_disk).await?;
-    replay(io, &config.ringlog.journal_dir, &on_disk, cluster).await?;
+    replay::replay(io, &config.ringlog.journal_dir, &on_disk, cluster).await?;
     for found in &mut on_disk {
         // A new cluster may have got these directories from another broker.
         found.opening.compacts_below_recovery_point &= !is_new_cluster;
@@ -404,74 +404,6 @@ fn ids_on_disk(
     let named =
         |(name, id): (String, Option<Uuid>)| (name, id.unwrap_or_else(|| new_topic_id(random)));
     Ok(ids.into_iter().map(named).collect())
-}
-
-/// Brings what the journals have into the logs, before any of them is opened.
-async fn replay(
-    io: &Io,
-    journal_directory: &Path,
-    on_disk: &[OnDisk],
-    cluster: &Cluster,
-) -> Result<(), String> {
-    let mut targets: BTreeMap<(Uuid, i32), Target> = BTreeMap::new();
-    for found in on_disk {
-        // One that has lost its `partition.metadata` is not to lose its records.
-        let Some(id) = found
-            .seen
-            .id
-            .or_else(|| cluster.topic_id(&found.seen.key.0))
-        else {
-            continue;
-        };
-        let (key, target) = (
-            (id, found.seen.key.1),
-            Target {
-                directory: found.seen.directory.clone(),
-                log_start_offset: found.opening.log_start_offset.unwrap_or(0),
-            },
-        );
-        if let Some(twin) = targets.insert(key, target) {
-            return Err(format!(
-                "{} and {} are the same partition: move the stale one away",
-                twin.directory.display(),
-                found.seen.directory.display()
-            ));
-        }
-    }
-    let locate = |id: Uuid, index: i32| targets.get(&(id, index)).cloned();
-    let report = journal::replay(io, journal_directory, locate).await;
-    let report = report.map_err(|error| match error {
-        JournalError::Io { .. } => format!("{error}\n   | {REACHABLE}"),
-        other => other.to_string(),
-    })?;
-    for cut in &report.shortened {
-        log::warn!(
-            "Journal {} is damaged: it ends at byte {}, {} before its end; what may have stood there \
-             is lost",
-            cut.path.display(),
-            cut.position,
-            cut.bytes
-        );
-    }
-    for journal in &report.journals {
-        log::info!(
-            "Replayed the journal of shard {}: {} groups, {} appends, {} bytes",
-            journal.shard,
-            journal.groups,
-            journal.entries,
-            journal.bytes
-        );
-    }
-    for damage in &report.damaged {
-        log::error!(
-            "Journal {} is damaged at byte {}: at least {} bytes that may have been acknowledged \
-             are lost",
-            damage.path.display(),
-            damage.position,
-            damage.bytes
-        );
-    }
-    Ok(())
 }
 
 /// The topics of ZooKeeper; gives those whose id it does not have. A topic without an id and
