@@ -210,6 +210,29 @@ impl Scan {
     }
 }
 
+/// After a gap: whether a good batch follows that would lie before this one, whose offset is wrong then.
+async fn is_contradicted(
+    scanner: &mut Scanner,
+    position: u64,
+    header: &BatchHeader,
+    expected: i64,
+) -> Result<bool, ScanError> {
+    let next_at = position + header.size_in_bytes() as u64;
+    if next_at >= scanner.end() {
+        return Ok(false);
+    }
+    let next = match scanner.header(next_at).await {
+        Ok(next) => next,
+        Err(ScanError::Batch(_)) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if !(expected..header.next_offset()).contains(&next.base_offset) {
+        return Ok(false);
+    }
+    let bytes = scanner.batch(next_at, &next).await?;
+    Ok(next.check_crc(bytes).is_ok())
+}
+
 async fn scan_batch(
     scanner: &mut Scanner,
     request: &ScanRequest,
@@ -226,7 +249,9 @@ async fn scan_batch(
             || request
                 .whole_to
                 .is_some_and(|end| scan.next_offset < end && reaches(end)));
-    if header.base_offset < scan.next_offset || !fits || is_late {
+    let is_moved = header.base_offset > scan.next_offset
+        && is_contradicted(scanner, position.into(), &header, scan.next_offset).await?;
+    if header.base_offset < scan.next_offset || !fits || is_late || is_moved {
         let reason = format!(
             "offsets {} to {} where {} or more is due",
             header.base_offset,

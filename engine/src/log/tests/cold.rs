@@ -326,6 +326,29 @@ fn the_end_of_the_log_is_not_moved_by_a_bit_of_its_last_batch() {
     }
 }
 
+/// What follows says that it was moved, and is served.
+#[test]
+fn after_a_crash_a_batch_that_a_bit_has_moved_takes_none_of_the_following_along() {
+    for bit in 0..64_usize {
+        let place = Place::new();
+        let (end, written) = filled(&place);
+        let last_file = written.last().unwrap().file.clone();
+        let victim = written.iter().find(|batch| batch.file == last_file);
+        let victim = victim.unwrap().clone();
+        let mut bytes = std::fs::read(&last_file).unwrap();
+        bytes[victim.position + bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&last_file, &bytes).unwrap();
+        let path = place.partition();
+        run(move |files| async move {
+            let (log, recovery) = open(&files, &path, unclean(end)).await.unwrap();
+            assert_eq!(recovery.damaged.len(), 1, "bit {bit}");
+            assert_eq!(log.log_end_offset(), end, "bit {bit}");
+            let (batches, _) = survivors(&log, 1 << 20).await;
+            assert_eq!(batches.len(), written.len() - 1, "bit {bit}");
+        });
+    }
+}
+
 #[test]
 fn damage_at_the_end_does_not_swallow_what_is_appended_during_a_walk() {
     let place = Place::new();
