@@ -28,8 +28,7 @@ pub const META_PROPERTIES_FILE: &str = "meta.properties";
 pub const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
 /// Ringlog ran last in this directory, and all its logs were known to it: from its first start with an empty
 /// directory, from a start after a clean stop, or from the end of the recovery after another broker's crash,
-/// to the next clean stop. A gap at or above
-/// a recovery point is no compaction's then.
+/// to the next clean stop. A gap at or above a recovery point is no compaction's then.
 pub const RAN_LAST_FILE: &str = ".ringlog-ran-last";
 
 /// A UUID without its dashes, before `-delete` and the others.
@@ -556,14 +555,25 @@ pub async fn ran_last(io: &Io, log_directory: &Path) -> Result<bool, LogError> {
     Ok(others_ms.is_none_or(|others_ms| others_ms <= marked_ms))
 }
 
-/// Says that Ringlog runs last in a log directory; durable with the directory.
+/// Says that Ringlog runs last in a log directory, from now on; durable with the directory.
 ///
 /// # Errors
-/// What open(2) answered.
+/// What unlink(2) or open(2) answered.
 pub async fn mark_ran_last(io: &Io, log_directory: &Path) -> Result<(), LogError> {
+    forget_ran_last(io, log_directory).await?;
     let path = log_directory.join(RAN_LAST_FILE);
-    io.open(&path, OpenMode::Create).await.at("create", &path)?;
+    io.open(&path, OpenMode::CreateNew)
+        .await
+        .at("create", &path)?;
     Ok(())
+}
+
+async fn forget_ran_last(io: &Io, log_directory: &Path) -> Result<(), LogError> {
+    let path = log_directory.join(RAN_LAST_FILE);
+    match io.remove_file(&path).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.at("remove", &path).map(drop),
+    }
 }
 
 /// Writes the mark of a clean stop, durably: only after every log was closed without an error. Whoever
@@ -576,11 +586,7 @@ pub async fn write_clean_shutdown(
     log_directory: &Path,
     broker_epoch: i64,
 ) -> Result<(), LogError> {
-    let ran_last = log_directory.join(RAN_LAST_FILE);
-    match io.remove_file(&ran_last).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        other => other.at("remove", &ran_last)?,
-    }
+    forget_ran_last(io, log_directory).await?;
     let text = format!("{{\"version\":0,\"brokerEpoch\":{broker_epoch}}}");
     replace_text(io, &log_directory.join(CLEAN_SHUTDOWN_FILE), text).await
 }

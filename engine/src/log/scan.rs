@@ -6,11 +6,18 @@
 use std::io;
 
 use bytes::BytesMut;
+use crc_fast::{CrcAlgorithm, Digest};
 
 use super::segment::{BatchPlace, Segment};
 use crate::io::{File, Io};
 use crate::record::batch::{HEADER_BYTES, LOG_OVERHEAD};
 use crate::record::{BatchError, BatchHeader};
+
+/// Bytes of one read of a large batch.
+pub(crate) const PIECE_BYTES: usize = 256 * 1024;
+/// Where the bytes begin that the CRC covers, in batches of magic 2 and in message set entries.
+const CRC_FROM_V2: u64 = 21;
+const CRC_FROM_OLD: u64 = 16;
 
 /// A visitor of batches: the header, and the bytes of the batch where they were read whole.
 pub(crate) type Visitor<'a> = dyn FnMut(&BatchHeader, &[u8]) + 'a;
@@ -130,6 +137,53 @@ impl Scanner {
             }))
     }
 
+    /// The checksum of the batch whose header was read at `position`, as its bytes are.
+    pub(crate) async fn computed_crc(
+        &mut self,
+        position: u64,
+        header: &BatchHeader,
+    ) -> io::Result<u64> {
+        let (from, algorithm) = if header.magic == 2 {
+            (CRC_FROM_V2, CrcAlgorithm::Crc32Iscsi)
+        } else {
+            (CRC_FROM_OLD, CrcAlgorithm::Crc32IsoHdlc)
+        };
+        let mut digest = Digest::new(algorithm);
+        let end = position + header.size_in_bytes() as u64;
+        let mut position = position + from;
+        while position < end {
+            let left = usize::try_from(end - position).unwrap_or(usize::MAX);
+            // Of what is in the buffer already nothing is read again.
+            let bytes = self.bytes(position, left.min(PIECE_BYTES)).await?;
+            let bytes = &bytes[..bytes.len().min(left)];
+            digest.update(bytes);
+            position += bytes.len() as u64;
+        }
+        Ok(digest.finalize())
+    }
+
+    /// No checksum covers a base offset. If there is a gap before the batch at `position`, and a good one
+    /// behind it that would lie before its end, the batch was moved: gives the offset of that one.
+    pub(crate) async fn contradiction(
+        &mut self,
+        position: u64,
+        header: &BatchHeader,
+        expected: i64,
+    ) -> io::Result<Option<i64>> {
+        let next_at = position + header.size_in_bytes() as u64;
+        if header.base_offset <= expected || next_at >= self.end {
+            return Ok(None);
+        }
+        let next = match self.header(next_at).await {
+            Ok(next) => next,
+            Err(ScanError::Batch(_)) => return Ok(None),
+            Err(ScanError::Io(error)) => return Err(error),
+        };
+        let is_before = (expected..header.next_offset()).contains(&next.base_offset);
+        let is_good = is_before && self.computed_crc(next_at, &next).await? == u64::from(next.crc);
+        Ok(is_good.then_some(next.base_offset))
+    }
+
     /// Whether everything from `position` to the end is zero, as in a preallocated file.
     pub(crate) async fn is_zero(&mut self, mut position: u64) -> io::Result<bool> {
         while position < self.end {
@@ -149,7 +203,7 @@ pub(crate) struct ScanRequest {
     pub(crate) check_crc: bool,
     /// After a gap no offset may be this or more: where the log is known to end.
     pub(crate) end_max: Option<i64>,
-    /// Below it no offset is missing: no batch reaches over it from behind a gap.
+    /// No batch reaches over it from behind a gap: the recovery point of a log that was never compacted.
     pub(crate) whole_to: Option<i64>,
 }
 
@@ -210,29 +264,6 @@ impl Scan {
     }
 }
 
-/// After a gap: whether a good batch follows that would lie before this one, whose offset is wrong then.
-async fn is_contradicted(
-    scanner: &mut Scanner,
-    position: u64,
-    header: &BatchHeader,
-    expected: i64,
-) -> Result<bool, ScanError> {
-    let next_at = position + header.size_in_bytes() as u64;
-    if next_at >= scanner.end() {
-        return Ok(false);
-    }
-    let next = match scanner.header(next_at).await {
-        Ok(next) => next,
-        Err(ScanError::Batch(_)) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    if !(expected..header.next_offset()).contains(&next.base_offset) {
-        return Ok(false);
-    }
-    let bytes = scanner.batch(next_at, &next).await?;
-    Ok(next.check_crc(bytes).is_ok())
-}
-
 async fn scan_batch(
     scanner: &mut Scanner,
     request: &ScanRequest,
@@ -249,8 +280,8 @@ async fn scan_batch(
             || request
                 .whole_to
                 .is_some_and(|end| scan.next_offset < end && reaches(end)));
-    let is_moved = header.base_offset > scan.next_offset
-        && is_contradicted(scanner, position.into(), &header, scan.next_offset).await?;
+    let contradiction = scanner.contradiction(position.into(), &header, scan.next_offset);
+    let is_moved = contradiction.await.map_err(ScanError::Io)?.is_some();
     if header.base_offset < scan.next_offset || !fits || is_late || is_moved {
         let reason = format!(
             "offsets {} to {} where {} or more is due",

@@ -12,21 +12,17 @@
 use std::io;
 use std::path::Path;
 
-use crc_fast::{CrcAlgorithm, Digest};
-
 use super::directory::{SegmentFileKind, read_bytes, segment_path};
 use super::error::{IoContext, LogError};
 use super::index::Indexes;
 use super::read::INDEX_FILE_BYTES_MAX;
-use super::scan::Scanner;
+use super::scan::{PIECE_BYTES, Scanner};
 use crate::io::{Io, OpenMode};
 use crate::record::batch::{HEADER_BYTES, LOG_OVERHEAD, MAGIC_PREFIX_BYTES};
 use crate::record::{BatchError, BatchHeader, BatchReader, Compression};
 
 /// Bytes of one read of a whole segment.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Bytes of one read of a large batch.
-const PIECE_BYTES: usize = 256 * 1024;
 /// Bytes after which other tasks have a turn.
 const TURN_BYTES: u64 = 256 * 1024;
 /// Largest batch whose records are looked at, and what they may unpack to.
@@ -34,9 +30,6 @@ const RECORDS_BYTES_MAX: usize = 64 << 20;
 const DECOMPRESSED_BYTES_MAX: usize = 128 << 20;
 /// Bytes of checksums that a search may spend on what is no batch, beside four times the file.
 const SEARCH_BYTES: u64 = 64 << 20;
-/// Where the bytes begin that the CRC covers, in batches of magic 2 and in message set entries.
-const CRC_FROM_V2: u64 = 21;
-const CRC_FROM_OLD: u64 = 16;
 
 /// What is wrong with a stretch of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,24 +205,8 @@ impl<'a> Verifier<'a> {
             Ok(header) => header,
             Err(flaw) => return Ok(Err(flaw)),
         };
-        let size = header.size_in_bytes() as u64;
-        let (from, algorithm) = if header.magic == 2 {
-            (CRC_FROM_V2, CrcAlgorithm::Crc32Iscsi)
-        } else {
-            (CRC_FROM_OLD, CrcAlgorithm::Crc32IsoHdlc)
-        };
-        let mut digest = Digest::new(algorithm);
-        let mut position = at + from;
-        while position < at + size {
-            let left = usize::try_from(at + size - position).unwrap_or(usize::MAX);
-            // Of what is in the buffer already nothing is read again.
-            let needed = left.min(PIECE_BYTES);
-            let bytes = self.scanner.bytes(position, needed).await?;
-            let bytes = &bytes[..bytes.len().min(left)];
-            digest.update(bytes);
-            position += bytes.len() as u64;
-        }
-        let computed = digest.finalize();
+        let size = header.size_in_bytes();
+        let computed = self.scanner.computed_crc(at, &header).await?;
         if computed == u64::from(header.crc) {
             return Ok(Ok(header));
         }
@@ -287,23 +264,8 @@ impl<'a> Verifier<'a> {
             };
             return Ok(Some(reason));
         }
-        let next_at = at + header.size_in_bytes() as u64;
-        if header.base_offset == expected || next_at >= self.scanner.end() {
-            return Ok(None);
-        }
-        // After a gap: if the batch behind would lie before this one, this one's offset is wrong.
-        let Ok(next) = self.header(next_at).await? else {
-            return Ok(None);
-        };
-        let contradicts = (expected..header.next_offset()).contains(&next.base_offset);
-        if contradicts && self.whole(next_at).await?.is_ok() {
-            let reason = format!(
-                "{offsets}, but the next batch begins at {}",
-                next.base_offset
-            );
-            return Ok(Some(reason));
-        }
-        Ok(None)
+        let next = self.scanner.contradiction(at, header, expected).await?;
+        Ok(next.map(|next| format!("{offsets}, but the next batch begins at {next}")))
     }
 
     /// Whether the offsets are possible here.

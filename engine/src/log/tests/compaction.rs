@@ -281,6 +281,22 @@ fn outcome(seed: u64, found: &Contents, written: &Contents, uncleanable: i64) ->
     }
 }
 
+/// A round of compaction for that many steps of the world; whether it was done by then.
+fn compact_for(world: &World, io: &Io, log: &Rc<Log>, mut steps: u64) -> bool {
+    let round = log.clone();
+    let is_done = Rc::new(Cell::new(false));
+    let done = is_done.clone();
+    io.spawn(async move {
+        compact(&round, None, &settings(1000)).await;
+        done.set(true);
+    });
+    world.run(std::slice::from_ref(io), Duration::from_secs(3600), || {
+        steps -= 1;
+        steps == 0 || is_done.get()
+    });
+    is_done.get()
+}
+
 #[test]
 fn a_crash_at_any_step_leaves_the_log_before_or_after() {
     let mut outcomes = BTreeSet::new();
@@ -302,21 +318,10 @@ fn a_crash_at_any_step_leaves_the_log_before_or_after() {
         let (log, written) = world.block_on(&ios, setup);
         let (end, recovery_point) = (log.log_end_offset(), log.recovery_point());
         let uncleanable = log.segments().last().unwrap().base_offset;
-        let round = log.clone();
-        let is_done = Rc::new(Cell::new(false));
-        let done = is_done.clone();
-        io.spawn(async move {
-            compact(&round, None, &settings(1000)).await;
-            done.set(true);
-        });
         // Any number of steps, few as likely as many.
         let mut random = Random(seed);
         let bits = 1 + random.below(9);
-        let mut steps = 1 + random.below(1 << bits);
-        world.run(&ios, Duration::from_secs(3600), || {
-            steps -= 1;
-            steps == 0 || is_done.get()
-        });
+        compact_for(&world, &io, &log, 1 + random.below(1 << bits));
         if random.below(3) == 0 {
             world.kill();
         } else {
@@ -380,18 +385,7 @@ fn a_start_removes_all_that_is_replaced_also_where_no_record_has_stayed() {
         };
         let log = world.block_on(&ios, setup);
         let recovery_point = log.recovery_point();
-        let round = log.clone();
-        let is_done = Rc::new(Cell::new(false));
-        let done = is_done.clone();
-        io.spawn(async move {
-            compact(&round, None, &settings(1000)).await;
-            done.set(true);
-        });
-        let mut steps = limit;
-        world.run(&ios, Duration::from_secs(3600), || {
-            steps -= 1;
-            steps == 0 || is_done.get()
-        });
+        let is_done = compact_for(&world, &io, &log, limit);
         world.kill();
         io.clear_tasks();
         drop(log);
@@ -401,7 +395,7 @@ fn a_start_removes_all_that_is_replaced_also_where_no_record_has_stayed() {
         });
         let offsets: Vec<i64> = found.into_keys().collect();
         outcomes.insert(offsets);
-        if is_done.get() {
+        if is_done {
             break;
         }
     }

@@ -1,8 +1,9 @@
 //! Names and bytes against Kafka's, written out by hand.
 
-use super::super::checkpoint::{self, EpochEntry, OffsetEntry};
+use super::super::checkpoint::{self, EpochEntry, HIGH_WATERMARK_FILE, OffsetEntry};
 use super::super::directory::*;
 use super::*;
+use std::time::Duration;
 
 #[test]
 fn a_closed_log_has_kafkas_files() {
@@ -198,6 +199,18 @@ fn meta_properties_of_both_versions_are_read_and_written() {
         assert!(!take_clean_shutdown(io, &directory).await.unwrap());
         write_clean_shutdown(io, &directory, 6).await.unwrap();
         assert!(!ran_last(io, &directory).await.unwrap());
+        // Kafka has run since: until Ringlog has recovered all that it has left.
+        mark_ran_last(io, &directory).await.unwrap();
+        assert!(ran_last(io, &directory).await.unwrap());
+        let later = std::time::SystemTime::now() - Duration::from_secs(5);
+        let marked = later - Duration::from_secs(5);
+        for (name, time) in [(RAN_LAST_FILE, marked), (HIGH_WATERMARK_FILE, later)] {
+            let file = std::fs::File::create(directory.join(name)).unwrap();
+            file.set_modified(time).unwrap();
+        }
+        assert!(!ran_last(io, &directory).await.unwrap());
+        mark_ran_last(io, &directory).await.unwrap();
+        assert!(ran_last(io, &directory).await.unwrap());
         std::fs::write(directory.join(PARTITION_METADATA_FILE), b"version: x").unwrap();
         let error = read_partition_metadata(io, &directory).await.err().unwrap();
         assert!(matches!(error, LogError::Corrupt { .. }), "{error}");
