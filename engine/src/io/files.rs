@@ -187,6 +187,17 @@ impl Io {
             .map(|_| ())
     }
 
+    /// Reserves blocks for `length` bytes from `position` on; the file's length stays as it is
+    /// (fallocate(2), FALLOC_FL_KEEP_SIZE). [`Io::truncate`] to the length gives back what lies behind it.
+    ///
+    /// # Errors
+    /// What fallocate answered.
+    pub async fn reserve(&self, file: &File, position: u64, length: u64) -> io::Result<()> {
+        self.file_op(FileOp::Reserve(file.clone(), position, length))
+            .await
+            .map(|_| ())
+    }
+
     /// Renames a file or directory (rename(2)); durable after the directory's sync.
     ///
     /// # Errors

@@ -73,6 +73,8 @@ pub(crate) enum FileOp {
     Truncate(File, u64),
     /// fallocate(2), mode 0: the length grows to at least the given one.
     Allocate(File, u64),
+    /// fallocate(2), FALLOC_FL_KEEP_SIZE: blocks for so many bytes from a position on, the length stays.
+    Reserve(File, u64, u64),
     Rename(PathBuf, PathBuf),
     RemoveFile(PathBuf),
     CreateDirectory(PathBuf),

@@ -214,6 +214,12 @@ pub(crate) fn file_op(op: FileOp) -> Completion {
             0,
             length,
         )),
+        FileOp::Reserve(file, position, length) => nothing(rustix::fs::fallocate(
+            file.0.fd(),
+            FallocateFlags::KEEP_SIZE,
+            position,
+            length,
+        )),
         FileOp::Rename(from, to) => nothing(rustix::fs::rename(&from, &to)),
         FileOp::RemoveFile(path) => nothing(rustix::fs::unlink(&path)),
         FileOp::CreateDirectory(path) => nothing(rustix::fs::mkdir(&path, Mode::from(0o755))),

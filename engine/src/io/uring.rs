@@ -319,6 +319,7 @@ fn in_ring(op: &FileOp) -> bool {
         | FileOp::Modified(_)
         | FileOp::Truncate(..)
         | FileOp::Allocate(..)
+        | FileOp::Reserve(..)
         | FileOp::Rename(..)
         | FileOp::RemoveFile(_)
         | FileOp::CreateDirectory(_)

@@ -10,7 +10,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use super::directory::SegmentFileKind;
 use super::error::{IoContext, LogError};
 use super::segment::{BatchPlace, RollParameters, Segment};
-use super::{Log, LogPosition, TAIL_BATCHES, create_segment_file};
+use super::{Log, LogConfig, LogPosition, TAIL_BATCHES, create_segment_file};
 use crate::io::File;
 use crate::record::batch::{self, HEADER_BYTES};
 use crate::record::{BatchHeader, TimestampType};
@@ -19,6 +19,11 @@ use crate::record::{BatchHeader, TimestampType};
 const PREFIX_BYTES: usize = 16;
 /// Where the crc field ends, and the bytes that it covers begin.
 const CRC_END: usize = 21;
+/// A segment that has this many bytes, or is a quarter full, gets blocks ahead of its end: as much again, as
+/// far as its shard has some left ([`super::SegmentFiles::take_ahead`]).
+const RESERVE_FROM: u32 = 1 << 20;
+/// How far a segment goes without, where its shard has none left, before it asks again.
+const WITHOUT_BYTES: u32 = 1 << 20;
 
 /// A validated batch, with its bytes.
 #[derive(Clone, Debug)]
@@ -120,6 +125,10 @@ impl Log {
         self.roll_if_due(&prepared, time.now_ms).await?;
         let end = self.end_position();
         let file = self.file(end.segment_base).await?;
+        if self.is_ahead_due(end.position, prepared.bytes) {
+            // Seldom: its future is no part of that of every append.
+            Box::pin(self.reserve_ahead(&file, end.position, prepared.bytes)).await;
+        }
         let mut position = end.position;
         for place in &mut prepared.places {
             place.position = position;
@@ -137,6 +146,9 @@ impl Log {
             if error.kind() == std::io::ErrorKind::StorageFull
                 && self.io().truncate(&file, end.position.into()).await.is_ok()
             {
+                let state = &mut *self.state.borrow_mut();
+                let active = state.active_mut();
+                (active.reserved, active.ahead) = (u32::MAX, None);
                 return Err(LogError::io("write", &path, error));
             }
             return self.poison_on_error(Err(LogError::io("write", &path, error)));
@@ -160,6 +172,50 @@ impl Log {
             file,
             end: self.end_position(),
         })
+    }
+
+    /// Whether an append of so many bytes goes beyond the blocks that were asked for.
+    fn is_ahead_due(&self, position: u32, bytes: u64) -> bool {
+        let config = self.config.borrow();
+        let is_beyond =
+            || u64::from(position) + bytes > self.state.borrow().active().reserved.into();
+        position >= reserve_from(&config) && !config.preallocate && is_beyond()
+    }
+
+    /// Asks for the blocks of what comes next in one piece: a write into blocks that are there costs less
+    /// than one for which the file system sets each aside. A matter of speed only.
+    async fn reserve_ahead(&self, file: &File, position: u32, bytes: u64) {
+        let end = u64::from(position) + bytes;
+        let room = {
+            let limit = u64::from(self.config.borrow().segment_bytes).min(i32::MAX as u64);
+            let state = &mut *self.state.borrow_mut();
+            let active = state.active_mut();
+            // What was ahead is written by now.
+            active.ahead = None;
+            let wanted = limit.saturating_sub(end).min(position.into());
+            let taken = self.files.take_ahead(wanted);
+            if taken.is_none() {
+                active.reserved = position.saturating_add(WITHOUT_BYTES);
+            }
+            taken
+        };
+        let Some((ahead, guard)) = room else {
+            return;
+        };
+        let length = end + ahead - u64::from(position);
+        let reserved = self.io().reserve(file, position.into(), length).await;
+        if reserved.is_err() {
+            // A full disk, or a file system that cannot: no more for this segment, and what was got goes back.
+            let unfinished = Unfinished(Some(self));
+            let _ = self.io().truncate(file, position.into()).await;
+            unfinished.finish();
+        }
+        let state = &mut *self.state.borrow_mut();
+        let active = state.active_mut();
+        (active.reserved, active.ahead) = match reserved {
+            Ok(()) => (u32::try_from(end + ahead).unwrap_or(u32::MAX), Some(guard)),
+            Err(_) => (u32::MAX, None),
+        };
     }
 
     /// Moves the log end: from here on readers see the batches.
@@ -240,29 +296,36 @@ impl Log {
         Ok(true)
     }
 
-    /// Costs one open: the indexes of the closed segment are written by the next flush, which also
-    /// syncs the directory entry before the recovery point passes it.
+    /// Costs one open, and of a large segment a cut of what it has ahead: the indexes of the closed segment
+    /// are written by the next flush, which also syncs the directory entry before the recovery point passes it.
     async fn roll(&self, base_offset: i64) -> Result<(), LogError> {
         let config = self.config();
         let directory = self.directory();
         let old = self.end_position();
         let key = (self.number, base_offset);
-        // What may fail for want of a handle comes before the new name, which would be in the way later.
-        let preallocated = if config.preallocate {
-            Some(self.file(old.segment_base).await?)
-        } else {
-            None
-        };
-        create_segment_file(&self.files, key, &directory, &config).await?;
-        if let Some(file) = preallocated {
+        // What may fail for want of a handle comes before the new name, which would be in the way later. A
+        // process that was killed may have reserved what this one knows nothing of.
+        if config.preallocate || old.position >= reserve_from(&config) {
+            let file = self.file(old.segment_base).await?;
             let path = self.path(old.segment_base, SegmentFileKind::Log);
+            let length = self.io().length(&file).await.at("stat", &path)?;
+            let is_longer = length != old.position.into();
+            // A cut that comes late would take what was appended meanwhile.
+            let unfinished = Unfinished(Some(self));
             let trimmed = self.io().truncate(&file, old.position.into()).await;
-            self.poison_on_error(trimmed.at("truncate", &path))?;
+            unfinished.finish();
+            if is_longer {
+                self.poison_on_error(trimmed.at("truncate", &path))?;
+            }
+            let state = &mut *self.state.borrow_mut();
+            let active = state.active_mut();
+            (active.reserved, active.ahead) = (0, None);
+            // Before the recovery point passes the segment, its new length must be synced: a start would
+            // take the zeros behind it for batches.
+            active.has_new_length |= is_longer;
         }
+        create_segment_file(&self.files, key, &directory, &config).await?;
         let state = &mut *self.state.borrow_mut();
-        // Before the recovery point passes the segment, its new length must be synced: a start would
-        // take the zeros behind it for batches.
-        state.active_mut().has_new_length = config.preallocate;
         state.active_mut().finish_indexes();
         state.segments.push(Segment {
             generation: self.generation.get(),
@@ -292,6 +355,11 @@ impl Log {
         self.state.borrow_mut().active_mut().first_timestamp = Some(first);
         Ok(())
     }
+}
+
+/// How many bytes a segment has before it gets blocks ahead.
+pub(super) fn reserve_from(config: &LogConfig) -> u32 {
+    RESERVE_FROM.min(config.segment_bytes / 4)
 }
 
 /// Poisons the log when an append is dropped inside its write: the bytes may still be on their way to

@@ -95,11 +95,36 @@ impl<V: Clone> Lru<V> {
     }
 }
 
+/// All blocks that the segments of a shard have ahead of their ends: little beside what a broker keeps free
+/// of a disk, however many partitions there are.
+const AHEAD_BYTES_MAX: u64 = 16 << 20;
+/// Of what is left of it a segment gets a quarter, at least so much.
+const AHEAD_BYTES_MIN: u64 = 128 << 10;
+
+/// Blocks that a segment has ahead of its end, as far as they were asked for: counted until this is dropped.
+pub(crate) struct Ahead {
+    inner: Rc<Inner>,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Ahead {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Ahead({})", self.bytes)
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.inner.ahead_bytes.update(|bytes| bytes - self.bytes);
+    }
+}
+
 struct Inner {
     io: Io,
     files: RefCell<Lru<File>>,
     indexes: RefCell<Lru<Rc<Indexes>>>,
     next_log: Cell<u64>,
+    ahead_bytes: Cell<u64>,
 }
 
 /// A shard's open segment files and loaded indexes. Cheap to clone.
@@ -117,6 +142,7 @@ impl SegmentFiles {
             files: RefCell::new(Lru::new(files_max as u64)),
             indexes: RefCell::new(Lru::new(index_bytes_max)),
             next_log: Cell::new(0),
+            ahead_bytes: Cell::new(0),
         };
         SegmentFiles {
             inner: Rc::new(inner),
@@ -138,6 +164,18 @@ impl SegmentFiles {
         let number = self.inner.next_log.get();
         self.inner.next_log.set(number + 1);
         number
+    }
+
+    /// Room for blocks ahead, at most `wanted` bytes: how many, if there is any.
+    pub(crate) fn take_ahead(&self, wanted: u64) -> Option<(u64, Ahead)> {
+        let taken = &self.inner.ahead_bytes;
+        let bytes = wanted.min((AHEAD_BYTES_MAX - taken.get()) / 4);
+        if bytes < wanted.min(AHEAD_BYTES_MIN) || bytes == 0 {
+            return None;
+        }
+        taken.update(|taken| taken + bytes);
+        let inner = self.inner.clone();
+        Some((bytes, Ahead { inner, bytes }))
     }
 
     /// The open file of a segment, if it is open.

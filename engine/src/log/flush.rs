@@ -12,6 +12,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 
 use super::Log;
+use super::append::reserve_from;
 use super::directory::{SegmentFileKind, remove_file_if_there};
 use super::error::{IoContext, LogError};
 use super::index::Indexes;
@@ -226,8 +227,8 @@ impl Log {
         Ok(())
     }
 
-    /// Closes the log for a clean stop: flushes, cuts what was preallocated, writes the indexes of the
-    /// active segment. Appends are refused from here on; reads still work. Returns the recovery point,
+    /// Closes the log for a clean stop: flushes, cuts what was preallocated or reserved, writes
+    /// the indexes of the active segment. Appends are refused from here on; reads still work. Returns the recovery point,
     /// which is the log end offset.
     ///
     /// # Errors
@@ -252,6 +253,7 @@ impl Log {
                 return Ok(());
             }
             active.finish_indexes();
+            active.ahead = None;
             active.indexes.clone().unwrap_or_default()
         };
         let file = self.file(base_offset).await?;
@@ -263,6 +265,9 @@ impl Log {
                 .await
                 .at("truncate", &path)?;
             self.io().sync_data(&file).await.at("sync", &path)?;
+        } else if end.position >= reserve_from(&self.config()) {
+            // Blocks behind the end; the length stays.
+            let _ = self.io().truncate(&file, end.position.into()).await;
         }
         self.write_indexes(base_offset, &indexes).await?;
         let directory = self.directory();

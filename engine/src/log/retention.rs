@@ -190,7 +190,6 @@ impl Log {
         }
         // From the oldest on: a crash in between leaves no gap in the middle.
         for base_offset in bases {
-            self.files.forget((self.number, *base_offset));
             self.rename_deleted(*base_offset, deleted).await?;
         }
         let directory = self.directory();

@@ -2,6 +2,7 @@
 
 use super::LogConfig;
 use super::cold::Doubt;
+use super::files::Ahead;
 use super::index::{Indexes, TimestampOffset};
 use crate::io::File;
 
@@ -14,6 +15,10 @@ pub(crate) struct Segment {
     /// Bytes of whole batches: where the next append goes. The file may be longer (preallocated, or
     /// with the rest of a failed write).
     pub(crate) size: u32,
+    /// Up to where no more blocks are asked for: they are there, or cannot be had.
+    pub(crate) reserved: u32,
+    /// The blocks ahead of the end.
+    pub(crate) ahead: Option<Ahead>,
     /// Bytes known to be on stable storage.
     pub(crate) synced: u32,
     /// Whether what was preallocated has been cut off, and that is not on stable storage yet.
@@ -48,6 +53,8 @@ impl Segment {
             base_offset,
             generation: 0,
             size: 0,
+            reserved: 0,
+            ahead: None,
             synced: 0,
             has_new_length: false,
             is_entry_durable: false,

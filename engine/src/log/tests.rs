@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::directory::{SegmentFileKind, segment_path};
 use super::*;
-use crate::io::DriverKind;
+use crate::io::{DriverKind, OpenMode};
 use crate::record::{BatchBuilder, BatchHeader, Compression, TimestampType};
 
 pub(super) const TOPIC_ID: Uuid = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
@@ -580,5 +580,59 @@ fn the_lock_is_first_come_first_served() {
             files.io().yield_now().await;
         }
         assert_eq!(*order.borrow(), [0, 1, 3, 4]);
+    });
+}
+
+#[test]
+fn blocks_are_reserved_ahead_and_given_back() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new();
+    let path = place.partition();
+    run(move |files| async move {
+        let config = LogConfig {
+            segment_bytes: 3 << 20,
+            ..LogConfig::default()
+        };
+        let log = Log::create(&files, &path, TOPIC_ID, config).await.unwrap();
+        // Bytes of the blocks, and the length.
+        let sizes = |base_offset: i64| {
+            let path = segment_path(&path, base_offset, SegmentFileKind::Log);
+            let data = std::fs::metadata(path).unwrap();
+            (data.blocks() * 512, data.len())
+        };
+        let is_reserved = |base_offset| {
+            let (blocks, length) = sizes(base_offset);
+            blocks >= length + (512 << 10)
+        };
+        let probe = path.join("probe");
+        let file = files.io().open(&probe, OpenMode::CreateNew).await.unwrap();
+        files.io().reserve(&file, 0, 1 << 20).await.unwrap_or(());
+        let can_reserve = std::fs::metadata(&probe).unwrap().blocks() > 0;
+        append(&log, &[1], 700_000).await;
+        assert!(!is_reserved(0), "a small log takes no more than it has");
+        append(&log, &[2], 700_000).await;
+        append(&log, &[3], 10).await;
+        if !can_reserve {
+            eprintln!("SKIP: this file system does not reserve");
+            return;
+        }
+        assert!(is_reserved(0));
+        let length = sizes(0).1;
+        assert_eq!(length, u64::from(log.end_position().position));
+        assert!(sizes(0).0 <= (3 << 20) + 8192, "{:?}", sizes(0));
+        // What is cut off takes what was reserved behind it along, and the next append asks anew.
+        log.truncate_to(2).await.unwrap();
+        append(&log, &[4], 10).await;
+        assert!(is_reserved(0));
+        append(&log, &[5], 2_000_000).await;
+        log.flush().await.unwrap();
+        let (blocks, length) = sizes(0);
+        assert_eq!(log.segments().len(), 2);
+        assert!(blocks < length + 65_536, "rolled: {blocks} for {length}");
+        append(&log, &[6], 10).await;
+        assert!(is_reserved(3));
+        log.close().await.unwrap();
+        let (blocks, length) = sizes(3);
+        assert!(blocks < length + 65_536, "closed: {blocks} for {length}");
     });
 }

@@ -121,6 +121,7 @@ impl Log {
             active.indexes = indexes;
         }
         active.size = position;
+        (active.reserved, active.ahead) = (0, None);
         active.generation = self.generation.get();
         active.forget_doubts_from(position);
         active.synced = active.synced.min(position);

@@ -63,6 +63,7 @@ fn outline(op: &Op) -> [u64; 4] {
             FileOp::Modified(file) => [22, id_of(&file.0), 0, 0],
             FileOp::Truncate(file, length) => [9, id_of(&file.0), *length, 0],
             FileOp::Allocate(file, length) => [10, id_of(&file.0), *length, 0],
+            FileOp::Reserve(file, position, length) => [24, id_of(&file.0), *position, *length],
             FileOp::Rename(from, to) => [11, text(from), text(to), 0],
             FileOp::RemoveFile(path) => [12, text(path), 0, 0],
             FileOp::CreateDirectory(path) => [13, text(path), 0, 0],
@@ -139,6 +140,7 @@ impl State {
             | FileOp::Modified(file)
             | FileOp::Truncate(file, _)
             | FileOp::Allocate(file, _)
+            | FileOp::Reserve(file, ..)
             | FileOp::ReadAt(file, ..) => (self.disk.path(id_of(&file.0)), false),
             FileOp::SyncData(file)
             | FileOp::SyncRange(file, ..)
@@ -200,7 +202,12 @@ impl State {
             }
             FileOp::Length(file) => Ok(Output::Length(disk.length(id_of(&file.0))?)),
             FileOp::Truncate(file, length) => nothing(disk.truncate(id_of(&file.0), length)),
-            FileOp::Allocate(file, length) => nothing(disk.allocate(id_of(&file.0), length, chaos)),
+            FileOp::Allocate(file, length) => {
+                nothing(disk.allocate(id_of(&file.0), (0, length), true, chaos))
+            }
+            FileOp::Reserve(file, position, length) => {
+                nothing(disk.allocate(id_of(&file.0), (position, length), false, chaos))
+            }
             FileOp::Rename(from, to) => nothing(disk.rename(&from, &to, chaos)),
             FileOp::RemoveFile(path) => nothing(disk.remove_file(&path, chaos)),
             FileOp::CreateDirectory(path) => nothing(disk.create_directory(&path, chaos)),

@@ -266,13 +266,16 @@ impl Contents {
             // Pages that the kernel wrote early, beyond the durable end, are freed with the rest.
             cut_layer(&mut self.durable, length.max(self.durable_length));
             self.cuts.push((version, length));
+        }
+        if length <= self.length {
             self.allocated = self.allocated.min(length.div_ceil(PAGE));
         }
         self.length = length;
     }
 
-    /// fallocate(2), mode 0. False if `free_pages` do not suffice.
-    pub(super) fn allocate(&mut self, length: u64, free_pages: u64) -> bool {
+    /// fallocate(2) from the start to `length`, which the file's length reaches then if it `grows`. False
+    /// if `free_pages` do not suffice.
+    pub(super) fn allocate(&mut self, length: u64, grows: bool, free_pages: u64) -> bool {
         let pages = length.div_ceil(PAGE);
         if pages > self.allocated {
             let present = self.visible.range(self.allocated..pages).count() as u64;
@@ -281,7 +284,9 @@ impl Contents {
             }
             self.allocated = pages;
         }
-        self.length = self.length.max(length);
+        if grows {
+            self.length = self.length.max(length);
+        }
         true
     }
 

@@ -180,23 +180,25 @@ impl Disk {
         Ok(())
     }
 
-    /// fallocate(2), mode 0.
+    /// fallocate(2), mode 0 or, if the length is not to grow, FALLOC_FL_KEEP_SIZE.
     pub(in crate::io::sim) fn allocate(
         &mut self,
         handle: u64,
-        length: u64,
+        (position, length): (u64, u64),
+        grows: bool,
         chaos: &mut Chaos,
     ) -> Answer<()> {
         let open = self.handle(handle)?.clone();
         writable(&open)?;
-        if length == 0 || length > i64::MAX.unsigned_abs() {
+        let end = position.saturating_add(length);
+        if length == 0 || end > i64::MAX.unsigned_abs() {
             return Err(Errno::INVAL);
         }
         let free = self.free_pages(chaos);
         let no_space = chaos.strikes(Fault::NoSpace, &open.path);
         let contents = self.contents(open.node);
         let before = contents.page_count();
-        if no_space || !contents.allocate(length, free) {
+        if no_space || !contents.allocate(end, grows, free) {
             chaos.count("disk full");
             return Err(Errno::NOSPC);
         }
