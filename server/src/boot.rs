@@ -138,7 +138,7 @@ pub async fn find(
     for (place, (log_directory, mut found)) in seen.enumerate() {
         let is_doomed = |seen: &Seen| cluster.is_doomed(config, &seen.key.0);
         bury(io, is_doomed, &mut found).await?;
-        let openings = Openings::read(io, log_directory).await?;
+        let openings = Openings::read(io, log_directory, !found.is_empty()).await?;
         openings.forget_missing(io, log_directory, &found).await?;
         on_disk.extend(found.into_iter().map(|seen| OnDisk {
             opening: openings.of(&seen.key),

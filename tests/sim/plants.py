@@ -341,17 +341,6 @@ PLANTS = [
          "    if delay == Delay::OfTopic {\n",
          "    if delay == Delay::OfTopic || is_planted!() {\n"),
     ]),
-    ("old-wish-granted", "a wish to delete a topic is granted to the next topic of its name", [
-        ("server/src/metadata/deletion.rs",
-         "        Err(refusal) if refusal.error == ResponseError::UnknownTopicOrPartition => {\n",
-         "        Err(refusal) if refusal.error == ResponseError::UnknownTopicOrPartition => {\n"
-         "            if is_planted!() {\n"
-         "                drop(_turn);\n"
-         "            }\n"),
-        ("server/src/metadata/deletion.rs",
-         "    if store.ensemble.get(&wish).await?.is_none() {\n",
-         "    if !is_planted!() && store.ensemble.get(&wish).await?.is_none() {\n"),
-    ]),
     ("retention-not-forgotten", "retention deletes segments that the journal has not forgotten", [
         ("server/src/retention.rs",
          "    if let Some(journal) = shard.journal() {\n",

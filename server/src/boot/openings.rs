@@ -24,19 +24,26 @@ pub(super) struct Openings {
 }
 
 impl Openings {
-    pub(super) async fn read(io: &Io, log_directory: &Path) -> Result<Openings, String> {
+    /// A log directory without partitions and entries is new: nothing is read that must be durable.
+    pub(super) async fn read(
+        io: &Io,
+        log_directory: &Path,
+        has_partitions: bool,
+    ) -> Result<Openings, String> {
         let read = async |file: &str| {
             let entries = checkpoint::read_offsets(io, &log_directory.join(file)).await;
             let entries = entries.map_err(explain)?.into_iter();
             let by_partition = entries.map(|e| ((e.topic, e.partition), e.offset));
-            Ok::<_, String>(by_partition.collect())
+            let by_partition: BTreeMap<(String, i32), i64> = by_partition.collect();
+            Ok::<_, String>(by_partition)
         };
         // Before the mark goes: a start that is refused for one of these leaves it.
         let recovery_points = read(RECOVERY_POINT_FILE).await?;
         let log_starts = read(LOG_START_OFFSET_FILE).await?;
         let clean = directory::take_clean_shutdown(io, log_directory).await;
         let clean = clean.map_err(explain)?;
-        if !clean {
+        let is_new = !has_partitions && recovery_points.is_empty() && log_starts.is_empty();
+        if !clean && !is_new {
             // A process that was killed may have left names that are not durable: what is read here must be.
             io.sync_directory(log_directory)
                 .await

@@ -72,17 +72,29 @@ pub async fn raise_log_starts(
         };
         // The other log directories may be full, and theirs say what they said.
         let mut touched = BTreeSet::new();
+        let mut before = Vec::new();
         {
             let mut known = store.log_starts.borrow_mut();
             for (key, id, offset) in starts {
                 if store.topic_id(&key.0) == Some(id) {
                     touched.extend(store.places.borrow().get(&key));
-                    let start = known.entry(key).or_default();
+                    let start = known.entry(key.clone()).or_default();
+                    before.push((key, *start));
                     *start = offset.max(*start);
                 }
             }
         }
         let written = write_log_starts(&shard.io, &store, &touched).await;
+        if written.is_err() {
+            // What was refused must not come true with the next write. Who was deleted meanwhile is gone.
+            let mut known = store.log_starts.borrow_mut();
+            for (key, start) in before.into_iter().rev() {
+                match start {
+                    0 => drop(known.remove(&key)),
+                    _ => drop(known.entry(key).and_modify(|known| *known = start)),
+                }
+            }
+        }
         written.map_err(|error| storage_error(error.to_string()))
     };
     shard.on(0, job).await.map_err(gone)?
