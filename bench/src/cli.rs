@@ -330,7 +330,7 @@ pub(crate) struct MarksArgs {
     /// Each measurement
     #[arg(long, value_parser = duration, default_value = "5s")]
     pub(crate) duration: Duration,
-    /// Bytes that a measurement of 16 KiB batches may write at most
+    /// Bytes that a measurement of produce may write at most
     #[arg(long, value_parser = bytes, default_value = "2GiB")]
     pub(crate) produce_bytes_max: u64,
     /// Bytes of the topic that is fetched

@@ -5,6 +5,7 @@
 //! | `callgrind` | counts instructions, allocations, copies: they repeat, so that per cents can be judged |
 //! | `scenes` | what a broker is loaded with: one for each hot path |
 //! | `broker` | the same for a whole broker, and its CPU time, which only a multiple can judge |
+//! | `start` | how long a start takes, and what a broker does when it is idle: coarse as CPU times are |
 //! | `kernel` | what a broker on io_uring asks of the kernel per request: entries, calls, syncs |
 //! | `baseline` | the file, the comparison, the verdicts |
 //! | `study` | how often the verdicts are wrong: runs of the same, and with planted slow-downs |
@@ -18,6 +19,7 @@ mod broker;
 mod callgrind;
 mod kernel;
 mod scenes;
+mod start;
 mod study;
 
 use std::path::{Path, PathBuf};
@@ -135,6 +137,7 @@ async fn measure<T: Transport>(
     if !args.no_broker {
         measured.counters = kernel::count::<T>(args).await?;
         measured.costs = broker::costs::<T>(args).await?;
+        measured.costs.extend(start::costs::<T>(args).await?);
     }
     Ok(measured)
 }

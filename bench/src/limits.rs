@@ -7,7 +7,9 @@
 mod node;
 mod overload;
 mod partitions;
+mod requests;
 mod restart;
+mod tails;
 
 use serde::Serialize;
 
@@ -81,7 +83,7 @@ impl Rows {
     }
 }
 
-const NOTES: [&str; 5] = [
+const NOTES: [&str; 7] = [
     "partitions: topics of 1000 empty partitions each, one more topic that is written to; memory of a \
      partition = growth of resident memory since before they were made / their number",
     "restart: from the spawn of the process to `answers` (its port is told), to the first acknowledged \
@@ -91,6 +93,11 @@ const NOTES: [&str; 5] = [
      connections with one request of one record of 1 KiB under way each, durable",
     "create and delete: topics of one partition, in six rounds; handles are those of partitions' \
      files; memory is that of the last round over the first, which fills the allocator",
+    "requests: closed loop, one record of 100 bytes a request, one under way on each connection, page-cache \
+     mode; a connection keeps to one partition",
+    "tails: 10,000 requests/s of one record of 1 KiB, open loop, 16 connections and partitions, durable; the \
+     other work is made by small segments, a small journal, retention, compaction, or readers of a log that \
+     the kernel was told to forget, 25 MB/s each; quiet and disturbed runs are of the same repetition",
     "broker pinned to CPU 0, generator to CPU 1; loopback; durable mode",
 ];
 
@@ -166,6 +173,16 @@ async fn measure<T: Transport>(args: &LimitsArgs, rows: &mut Rows) -> Result<(),
     if wants(Part::Partitions) {
         for count in &args.partitions {
             partitions::at_scale::<T>(args, *count, rows).await?;
+        }
+    }
+    if wants(Part::Requests) {
+        for _ in 0..args.repetitions {
+            requests::at_scale::<T>(args, rows).await?;
+        }
+    }
+    if wants(Part::Tails) {
+        for _ in 0..args.repetitions {
+            tails::beside_other_work::<T>(args, rows).await?;
         }
     }
     Ok(())

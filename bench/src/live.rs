@@ -440,7 +440,7 @@ pub(crate) async fn catch_up<T: Transport>(
 }
 
 /// The directories `<topic>-<partition>` of a broker of this machine.
-fn log_directories(
+pub(crate) fn log_directories(
     broker: Broker,
     data: Option<&Path>,
     topic: &str,
@@ -493,7 +493,7 @@ fn log_directories(
 }
 
 /// Writes the files of these directories back and drops their pages.
-fn forget(directories: &[PathBuf]) -> Result<(), Failure> {
+pub(crate) fn forget(directories: &[PathBuf]) -> Result<(), Failure> {
     for directory in directories {
         let failed = |path: &Path| format!("dropping the pages of {}", path.display());
         let entries = fs::read_dir(directory).map_err(Failure::system(failed(directory)))?;
@@ -514,7 +514,7 @@ fn forget(directories: &[PathBuf]) -> Result<(), Failure> {
 }
 
 /// `read_bytes` of /proc/PID/io: what the process made the device read.
-fn device_read_bytes(pid: Option<u32>) -> Option<u64> {
+pub(crate) fn device_read_bytes(pid: Option<u32>) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{}/io", pid?)).ok()?;
     let line = text
         .lines()

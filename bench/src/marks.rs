@@ -1,7 +1,9 @@
 //! The project's marks, Ringlog and Apache Kafka in turns (A B, B A, ..), as one table.
 //!
 //! Every repetition starts a fresh broker for each promise (page-cache, durable) and takes all
-//! measurements on it: start, idle memory and wake-ups, one-record requests, 16 KiB batches, hot fetch.
+//! measurements on it: start, idle memory and wake-ups, then the loads.
+
+mod loads;
 
 use serde::Serialize;
 use serde_json::Map;
@@ -10,14 +12,13 @@ use crate::cli::MarksArgs;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
-use crate::phase::Limit;
-use crate::report::{Document, Measurement, Spread, Summary, say};
-use crate::run::{self, Broker, Run};
+use crate::report::{Document, Latency, Measurement, Spread, Summary, say};
+use crate::run::{Broker, Run};
 use crate::startup::{self, Start};
 use crate::table::{Cell, Table};
 use crate::target::{Durability, Kind, Target};
 use crate::transport::Transport;
-use crate::workload::{Workload, records_that_fit};
+use loads::{LOADS, Load, Loaded};
 
 /// One fresh broker and all that was measured on it.
 #[derive(Debug, Serialize)]
@@ -27,31 +28,61 @@ struct Round {
     repetition: usize,
     command: String,
     start: Start,
-    // These three are the result's measurements.
+    // These are the result's measurements.
     #[serde(skip)]
-    one_record: Summary,
-    #[serde(skip)]
-    batches_16_kib: Summary,
-    /// Only in page-cache mode: what is hot does not depend on the promise.
-    #[serde(skip)]
-    hot_fetch: Option<Summary>,
+    loads: Vec<Loaded>,
 }
 
 impl Round {
     fn measurements(&self, repetitions: usize) -> Vec<Measurement> {
-        let loads = [
-            ("1-record requests", Some(&self.one_record)),
-            ("16 KiB batches", Some(&self.batches_16_kib)),
-            ("hot fetch", self.hot_fetch.as_ref()),
-        ];
         let of = format!("{:?} {}", self.target, self.durability.name());
         let number = self.repetition + 1;
-        let measured = loads.into_iter().filter_map(|(load, summary)| {
+        let measured = self.loads.iter().map(|loaded| {
+            let load = loaded.load.name();
             let label = format!("{of}, {load} {number}/{repetitions}");
-            let measurement = Measurement::new(&label, &self.command, Map::new(), summary?.clone());
-            Some(measurement.in_group(&format!("{of}, {load}")))
+            Measurement::new(&label, &self.command, Map::new(), loaded.summary.clone())
+                .with_end_to_end(loaded.end_to_end.clone())
+                .in_group(&format!("{of}, {load}"))
         });
         measured.collect()
+    }
+
+    fn loaded(&self, load: Load) -> Option<&Loaded> {
+        self.loads.iter().find(|loaded| loaded.load == load)
+    }
+
+    fn summary(&self, load: Load) -> Option<&Summary> {
+        Some(&self.loaded(load)?.summary)
+    }
+
+    fn end_to_end(&self) -> Option<&Latency> {
+        self.loaded(Load::EndToEnd)?.end_to_end.as_ref()
+    }
+}
+
+/// What the project sets itself.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Mark {
+    /// At most so much.
+    AtMost(f64),
+    /// Kafka's median is at least so many times ours.
+    Times(f64),
+}
+
+impl Mark {
+    fn text(self, unit: &str) -> String {
+        match self {
+            Mark::AtMost(most) => format!("<= {most} {unit}"),
+            Mark::Times(times) => format!("Kafka >= {times}x"),
+        }
+    }
+
+    fn is_reached(self, row: &Row) -> Option<bool> {
+        match self {
+            Mark::AtMost(most) => row.ringlog.map(|spread| spread.median <= most),
+            Mark::Times(times) => row.kafka_to_ringlog.map(|ratio| ratio >= times),
+        }
     }
 }
 
@@ -61,12 +92,25 @@ struct Row {
     name: &'static str,
     unit: &'static str,
     durability: Durability,
-    /// The mark that the project sets itself; less is better.
-    mark: Option<f64>,
+    /// Less is better.
+    mark: Option<Mark>,
     ringlog: Option<Spread>,
     kafka: Option<Spread>,
     /// Kafka's median divided by Ringlog's.
     kafka_to_ringlog: Option<f64>,
+}
+
+impl Row {
+    /// The mark, and whether it is reached.
+    fn mark_text(&self) -> Option<String> {
+        let mark = self.mark?;
+        let verdict = match mark.is_reached(self) {
+            None => "",
+            Some(true) => ": reached",
+            Some(false) => ": NOT REACHED",
+        };
+        Some(mark.text(self.unit) + verdict)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -98,7 +142,7 @@ impl Marks {
         ];
         let spread = |spread: Option<Spread>| spread.map_or(Cell::Nothing(()), Cell::Spread);
         let row = |row: &Row| {
-            let mark = row.mark.map(|mark| format!("< {mark} {}", row.unit));
+            let mark = row.mark_text();
             vec![
                 Cell::Text(format!("{}, {}", row.name, row.unit)),
                 Cell::from(row.durability.name()),
@@ -117,71 +161,130 @@ impl Marks {
     }
 }
 
-/// A column of the table in the making.
+/// A row of the table in the making.
 struct Measure {
     name: &'static str,
     unit: &'static str,
     /// For page-cache and durable.
-    marks: [Option<f64>; 2],
+    marks: [Option<Mark>; 2],
     value: fn(&Round) -> Option<f64>,
 }
 
-/// The marks of issue 3 first, then what helps to read them.
-const MEASURES: [Measure; 9] = [
+const fn measure(
+    name: &'static str,
+    unit: &'static str,
+    marks: [Option<Mark>; 2],
+    value: fn(&Round) -> Option<f64>,
+) -> Measure {
     Measure {
-        name: "start to first acknowledged produce",
-        unit: "ms",
-        marks: [Some(50.0), Some(50.0)],
-        value: |round| Some(round.start.first_produce_ms),
-    },
-    Measure {
-        name: "idle resident memory",
-        unit: "MiB",
-        marks: [Some(20.0), Some(20.0)],
-        value: |round| Some(round.start.idle_resident_mib),
-    },
-    Measure {
-        name: "idle wake-ups of all threads",
-        unit: "1/s",
-        marks: [None, None],
-        value: |round| Some(round.start.idle_wake_ups_per_s),
-    },
-    Measure {
-        name: "broker CPU per 1-record produce request, 16 connections",
-        unit: "us",
-        marks: [Some(6.0), None],
-        value: |round| round.one_record.broker_cpu_us_per_request,
-    },
-    Measure {
-        name: "broker CPU to produce 1 KiB records in 16 KiB batches",
-        unit: "s/GB",
-        marks: [Some(1.2), None],
-        value: |round| round.batches_16_kib.broker_cpu_s_per_gigabyte,
-    },
-    Measure {
-        name: "broker CPU to fetch hot data",
-        unit: "s/GB",
-        marks: [Some(0.2), None],
-        value: |round| round.hot_fetch.as_ref()?.broker_cpu_s_per_gigabyte,
-    },
-    Measure {
-        name: "1-record requests (closed loop)",
-        unit: "1/s",
-        marks: [None, None],
-        value: |round| Some(round.one_record.requests as f64 / round.one_record.elapsed_s),
-    },
-    Measure {
-        name: "16 KiB batches (closed loop)",
-        unit: "MB/s",
-        marks: [None, None],
-        value: |round| Some(round.batches_16_kib.megabytes_per_s),
-    },
-    Measure {
-        name: "hot fetch (closed loop)",
-        unit: "MB/s",
-        marks: [None, None],
-        value: |round| Some(round.hot_fetch.as_ref()?.megabytes_per_s),
-    },
+        name,
+        unit,
+        marks,
+        value,
+    }
+}
+
+const fn at_most(most: f64) -> Option<Mark> {
+    Some(Mark::AtMost(most))
+}
+
+const fn times(times: f64) -> Option<Mark> {
+    Some(Mark::Times(times))
+}
+
+/// The marks first, then what helps to read them.
+const MEASURES: [Measure; 17] = [
+    measure(
+        "start to first acknowledged produce",
+        "ms",
+        [at_most(10.0); 2],
+        |round| Some(round.start.first_produce_ms),
+    ),
+    measure("idle resident memory", "MiB", [at_most(15.0); 2], |round| {
+        Some(round.start.idle_resident_mib)
+    }),
+    measure("idle wake-ups of all threads", "1/s", [None; 2], |round| {
+        Some(round.start.idle_wake_ups_per_s)
+    }),
+    measure(
+        "broker CPU per 1-record produce request, 16 connections",
+        "us",
+        [at_most(3.5), None],
+        |round| round.summary(Load::OneRecord)?.broker_cpu_us_per_request,
+    ),
+    measure(
+        "broker CPU to produce 1 KiB records in 16 KiB batches",
+        "s/GB",
+        [at_most(0.75), at_most(1.1)],
+        |round| round.summary(Load::Batches16KiB)?.broker_cpu_s_per_gigabyte,
+    ),
+    measure(
+        "broker CPU to produce 1 KiB records in 1 MB batches",
+        "s/GB",
+        [at_most(0.5), None],
+        |round| round.summary(Load::Batches1MB)?.broker_cpu_s_per_gigabyte,
+    ),
+    measure(
+        "broker CPU to produce a million 100-byte records in 16 KiB batches",
+        "s",
+        [times(8.0), None],
+        |round| {
+            round
+                .summary(Load::SmallRecords)?
+                .broker_cpu_s_per_million_records
+        },
+    ),
+    measure("broker CPU to fetch hot data", "s/GB", [None; 2], |round| {
+        round.summary(Load::HotFetch)?.broker_cpu_s_per_gigabyte
+    }),
+    measure(
+        "broker CPU of a message from a producer to a waiting consumer, 10,000/s",
+        "us",
+        [times(5.0), None],
+        |round| round.summary(Load::EndToEnd)?.broker_cpu_us_per_request,
+    ),
+    measure(
+        "end to end at 10,000/s, p50",
+        "ms",
+        [None, at_most(0.4)],
+        |round| Some(round.end_to_end()?.p50_us / 1e3),
+    ),
+    measure(
+        "end to end at 10,000/s, p99",
+        "ms",
+        [None, at_most(3.0)],
+        |round| Some(round.end_to_end()?.p99_us / 1e3),
+    ),
+    measure(
+        "end to end at 10,000/s, p99.9",
+        "ms",
+        [None, at_most(8.0)],
+        |round| Some(round.end_to_end()?.p99_9_us / 1e3),
+    ),
+    measure(
+        "1-record requests (closed loop)",
+        "1/s",
+        [None; 2],
+        |round| {
+            let summary = round.summary(Load::OneRecord)?;
+            Some(summary.requests as f64 / summary.elapsed_s)
+        },
+    ),
+    measure("16 KiB batches (closed loop)", "MB/s", [None; 2], |round| {
+        Some(round.summary(Load::Batches16KiB)?.megabytes_per_s)
+    }),
+    measure("1 MB batches (closed loop)", "MB/s", [None; 2], |round| {
+        Some(round.summary(Load::Batches1MB)?.megabytes_per_s)
+    }),
+    measure(
+        "100-byte records in 16 KiB batches (closed loop)",
+        "1/s",
+        [None; 2],
+        |round| Some(round.summary(Load::SmallRecords)?.records_per_s),
+    ),
+    measure("hot fetch (closed loop)", "MB/s", [None; 2], |round| {
+        Some(round.summary(Load::HotFetch)?.megabytes_per_s)
+    }),
 ];
 
 /// Measures everything and writes the result's folder.
@@ -305,70 +408,28 @@ async fn measure_one<T: Transport>(
         );
         run.summary
     };
-    let one_record = one_record(args);
-    let limit = Limit {
-        duration: Some(args.duration),
-        requests: None,
-    };
-    let run = run::produce::<T>(broker, &one_record, args.warm_up, limit).await?;
-    let one_record = keep("1-record requests", run);
-
-    let batches = batches_16_kib(args)?;
-    let batch_bytes = (batches.records_per_batch * batches.record_bytes) as u64;
-    let limit = Limit {
-        requests: Some(args.produce_bytes_max / batch_bytes),
-        ..limit
-    };
-    let run = run::produce::<T>(broker, &batches, args.warm_up, limit).await?;
-    let batches_16_kib = keep("16 KiB batches", run);
-
-    let hot_fetch = if durability == Durability::PageCache {
-        let load = Workload {
-            topic: "marks-fetch".to_owned(),
-            partitions: 4,
-            connections: 4,
-            ..batches
-        };
-        let run = run::fetch::<T>(broker, &load, args.fetch_fill, args.fetch_passes).await?;
-        Some(keep("hot fetch", run))
-    } else {
-        None
-    };
+    let mut loads = Vec::new();
+    for load in LOADS {
+        if load.fits(kind, durability) {
+            let (run, end_to_end) = load.run::<T>(args, broker).await?;
+            let summary = keep(load.name(), run);
+            if let Some(latency) = &end_to_end {
+                say(&format!("  {}", latency.line("end to end")));
+            }
+            loads.push(Loaded {
+                load,
+                summary,
+                end_to_end,
+            });
+        }
+    }
     Ok(Round {
         target: kind,
         durability,
         repetition,
         command: target.command.clone(),
         start,
-        one_record,
-        batches_16_kib,
-        hot_fetch,
-    })
-}
-
-/// 16 connections, each with one request of one record of 100 bytes under way.
-fn one_record(args: &MarksArgs) -> Workload {
-    Workload {
-        topic: "marks-one-record".to_owned(),
-        partitions: 16,
-        connections: 16,
-        record_bytes: 100,
-        seed: args.seed,
-        ..Workload::default()
-    }
-}
-
-/// 8 connections, each with 5 batches under way: what the spikes of `measured-io.md` had.
-fn batches_16_kib(args: &MarksArgs) -> Result<Workload, Failure> {
-    Ok(Workload {
-        topic: "marks-batches".to_owned(),
-        partitions: 8,
-        connections: 8,
-        in_flight: 5,
-        record_bytes: 1024,
-        records_per_batch: records_that_fit(1024, 16 << 10)?,
-        seed: args.seed,
-        ..Workload::default()
+        loads,
     })
 }
 
@@ -450,9 +511,7 @@ fn readme(environment: &Environment, reasons: &[String], marks: &Marks) -> Strin
         let ratio = row
             .kafka_to_ringlog
             .map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-        let mark = row
-            .mark
-            .map_or("-".to_owned(), |mark| format!("< {mark} {}", row.unit));
+        let mark = row.mark_text().unwrap_or_else(|| "-".to_owned());
         lines.push(format!(
             "| {} | {} | {mark} | {} | {} | {ratio} |",
             row.name,
@@ -471,13 +530,8 @@ fn readme(environment: &Environment, reasons: &[String], marks: &Marks) -> Strin
 
 /// The share of the machine that others used during each measurement, in per cent.
 fn foreign_shares(round: &Round) -> Vec<f64> {
-    let summaries = [
-        Some(&round.one_record),
-        Some(&round.batches_16_kib),
-        round.hot_fetch.as_ref(),
-    ];
-    let share = |summary: &Summary| summary.resources.machine.foreign_share() * 100.0;
-    summaries.into_iter().flatten().map(share).collect()
+    let share = |loaded: &Loaded| loaded.summary.resources.machine.foreign_share() * 100.0;
+    round.loads.iter().map(share).collect()
 }
 
 /// What the numbers mean.
@@ -488,7 +542,11 @@ fn cell_notes() -> Vec<String> {
         "broker pinned to CPU 0, generator to CPU 1; loopback; acks=all; `durable` for Kafka is \
          log.flush.interval.messages=1",
         "1-record requests: 16 connections x 1 in flight, 16 partitions, values of 100 bytes; batches: 8 x 5 \
-         in flight, 8 partitions; hot fetch: 4 connections, 4 partitions, 1 MiB at most an answer",
+         in flight, 8 partitions; 1 MB batches: 4 x 2, 4 partitions; hot fetch: 4 connections, 4 partitions, \
+         1 MiB at most an answer",
+        "10,000/s: 1 KiB records, one a request, 10 connections and partitions, open loop; one consumer; end to \
+         end counts from the intended send to the receipt. Kafka only in page-cache mode: with a flush for \
+         each it does not get there",
         "start: from the spawn of the process to the answer for one record in a topic made for it; Kafka's \
          directory is formatted before, and its start is known to 100 ms (its script polls)",
         "idle wake-ups: voluntary context switches of all threads, for 10 s from the 3rd second after the first \

@@ -334,6 +334,9 @@ pub(crate) async fn wait_until(connection: &impl Connection, time: Instant) {
             tokio::time::sleep(left - TIMER).await;
         } else {
             connection.turn().await;
+            // What else waits for this CPU goes first: the kernel ends a durable write on the CPU that took
+            // the disk's interrupt, and would wait there for as long as a thread that spins is in its slice.
+            rustix::thread::sched_yield();
         }
     }
 }

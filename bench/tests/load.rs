@@ -231,3 +231,22 @@ fn a_sweep_deletes_no_topic_that_was_there_before() {
     let log = broker.directory.join("data/logs/kept-0-0");
     assert!(log.exists(), "no {}", log.display());
 }
+
+#[test]
+fn limits_of_requests_and_tails_are_told() {
+    let scratch = Directory::new();
+    let place = scratch.join(".");
+    let place = place.display();
+    let done = bench(&format!(
+        "limits --only requests,tails --repetitions 1 --connections 40 --duration 300ms --ringlog {} \
+         --work-dir {place} --results {place} --machine here",
+        ringlog().display()
+    ));
+    assert_eq!(done.code, Some(0), "{}", done.text);
+    done.says(&[
+        "CPU per request, 40 connections / 16",
+        "CPU per request, 20 connections: 20 partitions / 16",
+        "p99.9 of produce beside compaction / nothing",
+        "beside 4 cold readers: produce read from the device",
+    ]);
+}

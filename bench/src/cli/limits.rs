@@ -21,6 +21,10 @@ pub(crate) enum Part {
     Recovery,
     /// Memory, handles, restarts and latency with many partitions
     Partitions,
+    /// What a request costs with one and with many connections and partitions
+    Requests,
+    /// The tail of produce's latency beside the broker's other work
+    Tails,
 }
 
 /// `limits`.
@@ -44,7 +48,7 @@ pub(crate) struct LimitsArgs {
     /// Segments of a restart
     #[arg(long, default_value_t = 10_000)]
     pub(crate) segments: usize,
-    /// Idle connections
+    /// Connections, idle or busy
     #[arg(long, default_value_t = 10_000)]
     pub(crate) connections: usize,
     /// Bytes of records before a crash

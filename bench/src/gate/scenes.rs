@@ -4,7 +4,8 @@
 //! |---|---|
 //! | requests of one record | `produce 1 record`, both promises |
 //! | batches of 16 KiB, of 256 KiB and of 1 MiB | `produce 16 KiB`, `256 KiB`, `1 MiB` |
-//! | many partitions and connections | `produce 1 record on 64 connections`, to 64 partitions |
+//! | many partitions and connections | `produce 1 record on 64 connections`, and on 1000, each to a partition |
+//! | checkpoints under load | `produce 16 KiB, durable, with checkpoints` |
 //! | hot fetches, small ones, wake-ups | `fetch 64 KiB`, `fetch 1 record` (in `broker`), `wake a fetch` |
 //! | 1 to 2 shards | `produce 1 record, a hop for every other` |
 //!
@@ -44,6 +45,8 @@ pub(super) struct Scene {
     pub(super) name: &'static str,
     /// The broker's promise.
     pub(super) durability: Durability,
+    /// Settings of the broker.
+    settings: &'static [&'static str],
     record_bytes: usize,
     batch_bytes: usize,
     load: Load,
@@ -61,6 +64,7 @@ const fn of_one_record(name: &'static str, load: Load, requests: u64) -> Scene {
     Scene {
         name,
         durability: Durability::PageCache,
+        settings: &[],
         record_bytes: 100,
         batch_bytes: 1,
         load,
@@ -75,6 +79,7 @@ const fn of_batches(name: &'static str, durability: Durability, batch_bytes: usi
     Scene {
         name,
         durability,
+        settings: &[],
         record_bytes: 1024,
         batch_bytes,
         load: Load::Produce(1),
@@ -99,7 +104,7 @@ pub(super) const BATCHES: Scene = of_batches(
 );
 
 /// All of them.
-pub(super) const SCENES: [Scene; 9] = [
+pub(super) const SCENES: [Scene; 11] = [
     ONE_RECORD,
     Scene {
         durability: Durability::Durable,
@@ -136,6 +141,30 @@ pub(super) const SCENES: [Scene; 9] = [
             "broker: produce 1 record on 64 connections, page-cache",
             Load::Produce(64),
             640,
+        )
+    },
+    Scene {
+        // What goes by the number of partitions or connections would show. A turn finds now more, now fewer.
+        limit: 0.1,
+        ..of_one_record(
+            "broker: produce 1 record on 1000 connections, page-cache",
+            Load::Produce(1000),
+            2000,
+        )
+    },
+    Scene {
+        // A ring of 1 MiB is half full every 32 requests.
+        settings: &[
+            "ringlog.journal.bytes=1048576",
+            "ringlog.journal.file.bytes=65536",
+        ],
+        requests: 200,
+        limit: 0.1,
+        asks_the_same: false,
+        ..of_batches(
+            "broker: produce 16 KiB, durable, with checkpoints",
+            Durability::Durable,
+            16 << 10,
         )
     },
     Scene {
@@ -177,6 +206,8 @@ impl Scene {
             let words = ["--cores", cores].map(str::to_owned);
             args.broker_arg.splice(0..0, words);
         }
+        let flags = self.settings.iter().flat_map(|it| ["--override", *it]);
+        args.broker_arg.extend(flags.map(str::to_owned));
     }
 
     /// Its batches.

@@ -12,6 +12,7 @@ use crate::client::{Client, Inbox, accept};
 use crate::failure::Failure;
 use crate::frames::{PRODUCE_VERSION, parse_produce, produce_frame};
 use crate::resources::resident_bytes;
+use crate::run::Broker;
 use crate::target::{self, Directory, SpawnArgs, pause};
 use crate::transport::{Connection, Transport};
 use crate::workload::{Workload, build_pools};
@@ -198,6 +199,14 @@ impl Node {
 
     pub(super) fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// As runs see it.
+    pub(super) fn broker(&self) -> Broker {
+        Broker {
+            address: self.address,
+            pid: Some(self.pid()),
+        }
     }
 
     pub(super) fn resident_bytes(&self) -> Result<f64, Failure> {

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::phase::Limit;
 use crate::report::say;
-use crate::run::{self, Broker};
+use crate::run;
 use crate::transport::Transport;
 use crate::workload::Workload;
 
@@ -121,10 +121,7 @@ async fn load<T: Transport>(
         seed: args.seed,
         ..Workload::default()
     };
-    let broker = Broker {
-        address: node.address,
-        pid: Some(node.pid()),
-    };
+    let broker = node.broker();
     let limit = Limit {
         duration: Some(args.duration),
         requests: None,

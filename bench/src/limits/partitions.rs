@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::phase::Limit;
 use crate::report::say;
-use crate::run::{self, Broker};
+use crate::run;
 use crate::transport::Transport;
 use crate::workload::Workload;
 
@@ -122,10 +122,7 @@ async fn hot_latency<T: Transport>(
         seed: args.seed,
         ..Workload::default()
     };
-    let broker = Broker {
-        address: node.address,
-        pid: Some(node.pid()),
-    };
+    let broker = node.broker();
     for _ in 0..args.repetitions {
         let limit = Limit {
             duration: Some(args.duration),

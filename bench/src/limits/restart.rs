@@ -8,7 +8,7 @@ use crate::cli::LimitsArgs;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::phase::Limit;
-use crate::run::{self, Broker};
+use crate::run;
 use crate::transport::Transport;
 use crate::workload::{Workload, records_that_fit};
 
@@ -88,10 +88,7 @@ async fn fill<T: Transport>(
     workload: &Workload,
     requests: u64,
 ) -> Result<(), Failure> {
-    let broker = Broker {
-        address: node.address,
-        pid: Some(node.pid()),
-    };
+    let broker = node.broker();
     let limit = Limit {
         duration: None,
         requests: Some(requests),
