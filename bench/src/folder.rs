@@ -213,7 +213,7 @@ fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// All intervals of all measurements; then, over the whole phase, service times and the generator's lag.
+/// All intervals of all measurements, or their whole phase; then, over the whole phase, service times and the generator's lag.
 fn latency_log(document: &Document) -> Result<Option<Vec<u8>>, Failure> {
     let mut entries = Vec::new();
     let several = document.measurements.len() > 1;
@@ -242,6 +242,9 @@ fn latency_log(document: &Document) -> Result<Option<Vec<u8>>, Failure> {
             add(what, span, &interval.hdr_v2_deflate);
         }
         let whole = (0.0, summary.elapsed_s);
+        if summary.intervals.is_empty() {
+            add("latency", whole, &summary.latency.hdr_v2_deflate);
+        }
         if let Some(end_to_end) = &measurement.end_to_end {
             add("end-to-end", whole, &end_to_end.hdr_v2_deflate);
         }

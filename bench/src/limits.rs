@@ -40,15 +40,26 @@ impl Row {
 }
 
 /// The rows so far; a row that is added again gets one more value.
-#[derive(Debug, Default, Serialize)]
-struct Rows(Vec<Row>);
+#[derive(Debug, Default)]
+struct Rows {
+    rows: Vec<Row>,
+    /// Why they may mean nothing.
+    reasons: Vec<String>,
+}
 
 impl Rows {
+    /// The measurement `of` something means nothing.
+    fn doubt(&mut self, of: &str, reason: &str) {
+        let reason = format!("{of}: {reason}");
+        say(&reason);
+        self.reasons.push(reason);
+    }
+
     fn add(&mut self, name: &str, unit: &'static str, mark: Option<f64>, value: f64) {
         say(&format!("{name}: {value:.3} {unit}"));
-        match self.0.iter_mut().find(|row| row.name == name) {
+        match self.rows.iter_mut().find(|row| row.name == name) {
             Some(row) => row.values.push(value),
-            None => self.0.push(Row {
+            None => self.rows.push(Row {
                 name: name.to_owned(),
                 unit,
                 mark,
@@ -77,7 +88,7 @@ impl Rows {
             columns: ["measure", "median [least, greatest]", "mark", ""]
                 .map(str::to_owned)
                 .to_vec(),
-            rows: self.0.iter().map(row).collect(),
+            rows: self.rows.iter().map(row).collect(),
             notes: NOTES.map(str::to_owned).to_vec(),
         }
     }
@@ -105,7 +116,7 @@ const NOTES: [&str; 7] = [
 struct Body<'a> {
     io: &'static str,
     repetitions: usize,
-    rows: &'a Rows,
+    rows: &'a [Row],
 }
 
 /// Measures all parts and writes the result's folder.
@@ -126,24 +137,26 @@ pub(crate) async fn limits<T: Transport>(args: &LimitsArgs) -> Result<(), Failur
     let body = Body {
         io: T::NAME,
         repetitions: args.repetitions,
-        rows: &rows,
+        rows: &rows.rows,
     };
-    let missed = rows.0.iter().filter(|row| !row.is_reached());
-    let missed: Vec<_> = missed.map(|row| row.name.clone()).collect();
     let failed = measured.as_ref().err().map(ToString::to_string);
-    let readme = readme(&environment, &rows, &missed, failed.as_deref());
+    let readme = readme(&environment, &rows, failed.as_deref());
     for line in readme.lines() {
         say(line);
     }
     let document = match &measured {
-        Ok(()) => Document::new("limits", environment, Vec::new(), &body),
+        Ok(()) => Document::new("limits", environment, rows.reasons.clone(), &body),
         Err(failure) => Document::failed("limits", environment, failure.to_string(), &body),
     };
     document
         .with_tables(vec![rows.table()])
         .with_readme(readme)
         .write(&folder)?;
-    measured
+    measured?;
+    match rows.reasons.as_slice() {
+        [] => Ok(()),
+        reasons => Err(Failure::Target(format!("invalid: {}", reasons.join("; ")))),
+    }
 }
 
 async fn measure<T: Transport>(args: &LimitsArgs, rows: &mut Rows) -> Result<(), Failure> {
@@ -188,13 +201,13 @@ async fn measure<T: Transport>(args: &LimitsArgs, rows: &mut Rows) -> Result<(),
     Ok(())
 }
 
-fn readme(
-    environment: &Environment,
-    rows: &Rows,
-    missed: &[String],
-    failed: Option<&str>,
-) -> String {
+fn readme(environment: &Environment, rows: &Rows, failed: Option<&str>) -> String {
+    let missed = rows.rows.iter().filter(|row| !row.is_reached());
+    let missed: Vec<_> = missed.map(|row| row.name.as_str()).collect();
     let mut lines = vec!["# Limits of one broker".to_owned(), String::new()];
+    if !rows.reasons.is_empty() {
+        lines.push(format!("- INVALID: {}", rows.reasons.join("; ")));
+    }
     let facts = environment.lines();
     lines.extend(facts.into_iter().map(|line| format!("- {line}")));
     lines.push(String::new());
@@ -203,7 +216,7 @@ fn readme(
     if let Some(failed) = failed {
         lines.push(format!("FAILED, this is a part of the measures: {failed}"));
     }
-    if missed.is_empty() && failed.is_none() {
+    if missed.is_empty() && failed.is_none() && rows.reasons.is_empty() {
         lines.push("All marks are reached.".to_owned());
     } else if !missed.is_empty() {
         lines.push(format!(
@@ -222,7 +235,7 @@ mod tests {
     #[test]
     fn a_run_that_failed_reaches_no_marks() {
         let environment = Environment::capture(&std::env::temp_dir());
-        let of = |failed| readme(&environment, &Rows::default(), &[], failed);
+        let of = |failed| readme(&environment, &Rows::default(), failed);
         assert!(of(None).contains("All marks are reached"));
         let failed = of(Some("no broker"));
         assert!(
@@ -230,5 +243,13 @@ mod tests {
             "{failed}"
         );
         assert!(!failed.contains("reached"), "{failed}");
+        let mut doubtful = Rows::default();
+        doubtful.doubt("16 connections", "the generator was late");
+        let told = readme(&environment, &doubtful, None);
+        assert!(
+            told.contains("INVALID: 16 connections: the generator was late"),
+            "{told}"
+        );
+        assert!(!told.contains("reached"), "{told}");
     }
 }

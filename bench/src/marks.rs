@@ -43,6 +43,7 @@ impl Round {
             Measurement::new(&label, &self.command, Map::new(), loaded.summary.clone())
                 .with_end_to_end(loaded.end_to_end.clone())
                 .in_group(&format!("{of}, {load}"))
+                .without_timeline()
         });
         measured.collect()
     }

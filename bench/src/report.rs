@@ -126,6 +126,12 @@ impl Measurement {
         self
     }
 
+    /// Without what happened over time: of dozens of short loads nobody reads it.
+    pub(crate) fn without_timeline(mut self) -> Self {
+        self.summary.intervals.clear();
+        self
+    }
+
     /// As one of several in `group`.
     pub(crate) fn in_group(mut self, group: &str) -> Self {
         group.clone_into(&mut self.group);

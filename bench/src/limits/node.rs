@@ -8,11 +8,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
+use super::Rows;
+use crate::cli::LimitsArgs;
 use crate::client::{Client, Inbox, accept};
 use crate::failure::Failure;
 use crate::frames::{PRODUCE_VERSION, parse_produce, produce_frame};
+use crate::phase::Limit;
+use crate::report::Summary;
 use crate::resources::resident_bytes;
-use crate::run::Broker;
+use crate::run::{self, Broker};
 use crate::target::{self, Directory, SpawnArgs, pause};
 use crate::transport::{Connection, Transport};
 use crate::workload::{Workload, build_pools};
@@ -209,6 +213,25 @@ impl Node {
         }
     }
 
+    /// Produces for as long as the flags say, after a warm-up.
+    pub(super) async fn load<T: Transport>(
+        &self,
+        args: &LimitsArgs,
+        (workload, warm_up): (&Workload, Duration),
+        of: &str,
+        rows: &mut Rows,
+    ) -> Result<Summary, Failure> {
+        let limit = Limit {
+            duration: Some(args.duration),
+            requests: None,
+        };
+        let run = run::produce::<T>(self.broker(), workload, warm_up, limit).await?;
+        for reason in &run.reasons {
+            rows.doubt(of, reason);
+        }
+        Ok(run.summary)
+    }
+
     pub(super) fn resident_bytes(&self) -> Result<f64, Failure> {
         Ok(resident_bytes(self.pid())? as f64)
     }
@@ -245,6 +268,19 @@ impl Node {
     /// Files and directories below its log directory.
     pub(super) fn files(&self) -> Result<usize, Failure> {
         count(&self.data().join("logs"))
+    }
+
+    /// The sum of the offsets in one of its checkpoint files; 0 without the file.
+    pub(super) fn checkpointed(&self, file: &str) -> Result<u64, Failure> {
+        let path = self.data().join("logs").join(file);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text
+                .lines()
+                .filter_map(|line| line.split(' ').nth(2)?.parse::<u64>().ok())
+                .sum()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(Failure::system(path.display().to_string())(error)),
+        }
     }
 
     fn log_path(&self) -> PathBuf {

@@ -12,9 +12,7 @@ use super::node::{HOT, Node, produce_one, with_hot_topic};
 use crate::cli::LimitsArgs;
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::phase::Limit;
 use crate::report::say;
-use crate::run;
 use crate::transport::Transport;
 use crate::workload::Workload;
 
@@ -121,16 +119,9 @@ async fn load<T: Transport>(
         seed: args.seed,
         ..Workload::default()
     };
-    let broker = node.broker();
-    let limit = Limit {
-        duration: Some(args.duration),
-        requests: None,
-    };
-    let run = run::produce::<T>(broker, &workload, args.duration / 4, limit).await?;
-    for reason in &run.reasons {
-        say(&format!("{beside}: {reason}"));
-    }
-    let latency = &run.summary.latency;
+    let of_load = (&workload, args.duration / 4);
+    let summary = node.load::<T>(args, of_load, beside, rows).await?;
+    let latency = &summary.latency;
     let name = |which: &str| format!("produce beside {beside}: {which}");
     rows.add(&name("p50"), "us", None, latency.p50_us());
     rows.add(&name("p99"), "us", None, latency.p99_us());

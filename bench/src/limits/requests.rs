@@ -6,9 +6,6 @@ use super::Rows;
 use super::node::Node;
 use crate::cli::LimitsArgs;
 use crate::failure::Failure;
-use crate::phase::Limit;
-use crate::report::say;
-use crate::run;
 use crate::transport::Transport;
 use crate::workload::Workload;
 
@@ -21,6 +18,10 @@ pub(super) async fn at_scale<T: Transport>(
     args: &LimitsArgs,
     rows: &mut Rows,
 ) -> Result<(), Failure> {
+    if args.connections < 2 {
+        let what = "limits of requests needs --connections of at least 2";
+        return Err(Failure::Usage(what.to_owned()));
+    }
     // A connection keeps to one partition, and both take a file handle of the broker.
     let (many, half) = (args.connections, args.connections / 2);
     let few = cpu_us::<T>(args, (FEW, FEW), rows).await?;
@@ -49,18 +50,11 @@ async fn cpu_us<T: Transport>(
         seed: args.seed,
         ..Workload::default()
     };
-    let broker = node.broker();
-    let limit = Limit {
-        duration: Some(args.duration),
-        requests: None,
-    };
     let of = format!("{connections} connections, {partitions} partitions");
-    let run = run::produce::<T>(broker, &workload, args.duration / 2, limit).await?;
-    for reason in &run.reasons {
-        say(&format!("{of}: {reason}"));
-    }
+    let of_load = (&workload, args.duration / 2);
+    let summary = node.load::<T>(args, of_load, &of, rows).await?;
     let none = || Failure::Target("the broker's CPU time is not known".to_owned());
-    let cpu_us = run.summary.broker_cpu_us_per_request.ok_or_else(none)?;
+    let cpu_us = summary.broker_cpu_us_per_request.ok_or_else(none)?;
     rows.add(&format!("{of}: CPU per request"), "us", None, cpu_us);
     node.end(Signal::KILL)?;
     Ok(cpu_us)

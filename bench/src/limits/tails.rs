@@ -34,18 +34,21 @@ struct Work {
     name: &'static str,
     settings: &'static [&'static str],
     cold_readers: usize,
+    /// A file below the log directory whose offsets tell that it came.
+    trace: Option<&'static str>,
 }
 
 const QUIET: Work = Work {
     name: "nothing",
     settings: &[],
     cold_readers: 0,
+    trace: None,
 };
 
 const OTHER: [Work; 5] = [
     Work {
         name: "segment rolls",
-        settings: &["log.segment.bytes=1048576"],
+        settings: &["log.segment.bytes=131072"],
         ..QUIET
     },
     Work {
@@ -54,32 +57,35 @@ const OTHER: [Work; 5] = [
             "ringlog.journal.bytes=16777216",
             "ringlog.journal.file.bytes=1048576",
         ],
+        trace: Some("recovery-point-offset-checkpoint"),
         ..QUIET
     },
     Work {
         name: "retention",
         settings: &[
-            "log.segment.bytes=1048576",
-            "log.retention.bytes=2097152",
-            "log.retention.check.interval.ms=500",
-            "log.segment.delete.delay.ms=500",
+            "log.segment.bytes=131072",
+            "log.retention.bytes=262144",
+            "log.retention.check.interval.ms=100",
+            "log.segment.delete.delay.ms=100",
         ],
+        trace: Some("log-start-offset-checkpoint"),
         ..QUIET
     },
     Work {
         name: "compaction",
         settings: &[
             "log.cleanup.policy=compact",
-            "log.segment.bytes=1048576",
+            "log.segment.bytes=131072",
             "log.cleaner.min.cleanable.ratio=0.1",
-            "log.cleaner.backoff.ms=500",
+            "log.cleaner.backoff.ms=100",
         ],
+        trace: Some("cleaner-offset-checkpoint"),
         ..QUIET
     },
     Work {
         name: "4 cold readers",
-        settings: &[],
         cold_readers: COLD_READERS,
+        ..QUIET
     },
 ];
 
@@ -129,15 +135,13 @@ async fn p99_9_us<T: Transport>(
         seed: args.seed,
         ..Workload::default()
     };
-    let limit = Limit {
-        duration: Some(args.duration),
-        requests: None,
-    };
+    let of = format!("beside {}", work.name);
     let device_before = device_read_bytes(broker.pid);
-    let run = run::produce::<T>(broker, &workload, args.duration / 4, limit).await?;
+    let of_load = (&workload, args.duration / 4);
+    let summary = node.load::<T>(args, of_load, &of, rows).await?;
     let device_after = device_read_bytes(broker.pid);
-    for reason in &run.reasons {
-        say(&format!("beside {}: {reason}", work.name));
+    for line in summary.lines() {
+        say(&format!("  {line}"));
     }
     for reader in readers {
         if reader.is_finished() {
@@ -149,8 +153,20 @@ async fn p99_9_us<T: Transport>(
         }
         reader.abort();
     }
-    let latency = &run.summary.latency;
-    let name = |which: &str| format!("beside {}: produce {which}", work.name);
+    if let Some(trace) = work.trace {
+        let offsets = node.checkpointed(trace)?;
+        rows.add(
+            &format!("{of}: offsets of {trace}"),
+            "",
+            None,
+            offsets as f64,
+        );
+        if offsets == 0 {
+            rows.doubt(&of, &format!("it never came: {trace} has nothing"));
+        }
+    }
+    let latency = &summary.latency;
+    let name = |which: &str| format!("{of}: produce {which}");
     rows.add(&name("p50"), "us", None, latency.p50_us());
     rows.add(&name("p99"), "us", None, latency.p99_us());
     rows.add(&name("p99.9"), "us", None, latency.p99_9_us);

@@ -125,7 +125,7 @@ impl Load {
         // What is written stays in the page cache.
         let limit = Limit {
             duration: Some(args.duration),
-            requests: Some(args.produce_bytes_max / batch_bytes),
+            requests: Some((args.produce_bytes_max / batch_bytes).max(1)),
         };
         match self {
             Load::HotFetch => {
