@@ -91,6 +91,12 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// What results record of this machine
     Env(EnvArgs),
+    /// Sends files to who asks, by sendfile(2): what `limits --only fetch` holds the broker against
+    #[command(hide = true)]
+    SendfileLoop {
+        /// One for each connection
+        files: Vec<PathBuf>,
+    },
 }
 
 /// `report`.

@@ -4,6 +4,7 @@
 //! Every part starts a broker of its own; nothing here compares with another broker. Memory is resident
 //! memory (`VmRSS`), handles are the entries of `/proc/PID/fd`, both of the broker's process.
 
+mod fetch;
 mod node;
 mod overload;
 mod partitions;
@@ -12,6 +13,8 @@ mod restart;
 mod tails;
 
 use serde::Serialize;
+
+pub(crate) use fetch::sendfile_loop;
 
 use crate::cli::{LimitsArgs, Part};
 use crate::environment::Environment;
@@ -94,7 +97,7 @@ impl Rows {
     }
 }
 
-const NOTES: [&str; 7] = [
+const NOTES: [&str; 8] = [
     "partitions: topics of 1000 empty partitions each, one more topic that is written to; memory of a \
      partition = growth of resident memory since before they were made / their number",
     "restart: from the spawn of the process to `answers` (its port is told), to the first acknowledged \
@@ -106,6 +109,8 @@ const NOTES: [&str; 7] = [
      files; memory is that of the last round over the first, which fills the allocator",
     "requests: closed loop, one record of 100 bytes a request, one under way on each connection, page-cache \
      mode; a connection keeps to one partition",
+    "fetch: 4 connections, a partition of 64 MiB each, 1 MiB an answer, 16 times; the loop (poll, read, \
+     sendfile) sends the same files to the same client, right after the broker; nothing is verified",
     "tails: 10,000 requests/s of one record of 1 KiB, open loop, 16 connections and partitions, durable; the \
      other work is made by small segments, a small journal, retention, compaction, or readers of a log that \
      the kernel was told to forget, 25 MB/s each; quiet and disturbed runs are of the same repetition",
@@ -191,6 +196,11 @@ async fn measure<T: Transport>(args: &LimitsArgs, rows: &mut Rows) -> Result<(),
     if wants(Part::Requests) {
         for _ in 0..args.repetitions {
             requests::at_scale::<T>(args, rows).await?;
+        }
+    }
+    if wants(Part::Fetch) {
+        for _ in 0..args.repetitions {
+            fetch::beside_sendfile::<T>(args, rows).await?;
         }
     }
     if wants(Part::Tails) {

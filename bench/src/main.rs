@@ -91,7 +91,10 @@ fn main() -> ExitCode {
     }
     // What loads nothing needs no ring.
     let io = match cli.command {
-        Command::Report(_) | Command::Import(_) | Command::Env(_) => Io::Epoll,
+        Command::Report(_)
+        | Command::Import(_)
+        | Command::Env(_)
+        | Command::SendfileLoop { .. } => Io::Epoll,
         _ => cli.io,
     };
     let result = match io {
@@ -159,6 +162,7 @@ async fn run_command<T: Transport>(command: Command) -> Result<(), Failure> {
         Command::Report(args) => redraw::report(&args),
         Command::Import(args) => import::import(&args),
         Command::Env(args) => redraw::env(&args),
+        Command::SendfileLoop { files } => limits::sendfile_loop(&files),
     }
 }
 

@@ -233,12 +233,12 @@ fn a_sweep_deletes_no_topic_that_was_there_before() {
 }
 
 #[test]
-fn limits_of_requests_and_tails_are_told() {
+fn limits_of_requests_fetches_and_tails_are_told() {
     let scratch = Directory::new();
     let place = scratch.join(".");
     let place = place.display();
     let done = bench(&format!(
-        "limits --only requests,tails --repetitions 1 --connections 40 --duration 1s --ringlog {} \
+        "limits --only requests,fetch,tails --repetitions 1 --connections 40 --duration 1s --ringlog {} \
          --work-dir {place} --results {place} --machine here",
         ringlog().display()
     ));
@@ -246,6 +246,7 @@ fn limits_of_requests_and_tails_are_told() {
     done.says(&[
         "CPU per request, 40 connections / 16",
         "CPU per request, 20 connections: 20 partitions / 16",
+        "CPU of a hot fetch, broker / bare sendfile loop",
         "p99.9 of produce beside compaction / nothing",
         "beside 4 cold readers: produce read from the device",
     ]);

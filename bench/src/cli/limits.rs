@@ -23,6 +23,8 @@ pub(crate) enum Part {
     Partitions,
     /// What a request costs with one and with many connections and partitions
     Requests,
+    /// What a hot fetch costs beside a bare sendfile loop
+    Fetch,
     /// The tail of produce's latency beside the broker's other work
     Tails,
 }

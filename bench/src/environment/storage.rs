@@ -73,10 +73,12 @@ impl Storage {
             .as_ref()
             .map_or("no block device".to_owned(), |device| {
                 let of = |key: &str| device.queue.get(key).map_or("unknown", String::as_str);
-                let (scheduler, cache) = (of("scheduler"), of("write_cache"));
                 format!(
-                    "{}, scheduler {scheduler}, write cache: {cache}",
-                    device.name
+                    "{}, scheduler {}, readahead {} KiB, write cache: {}",
+                    device.name,
+                    of("scheduler"),
+                    of("read_ahead_kb"),
+                    of("write_cache")
                 )
             });
         format!(

@@ -143,6 +143,14 @@ async fn p99_9_us<T: Transport>(
     for line in summary.lines() {
         say(&format!("  {line}"));
     }
+    let measured = summary.intervals.iter().filter(|second| !second.warm_up);
+    let greatest: Vec<_> = measured
+        .map(|second| format!("{:.1}", second.max_us / 1e3))
+        .collect();
+    say(&format!(
+        "  greatest of each second, ms: {}",
+        greatest.join(" ")
+    ));
     for reader in readers {
         if reader.is_finished() {
             let ended = reader

@@ -135,6 +135,7 @@ fn findings(data: &Path) -> Vec<Finding> {
         limits::huge_pages(),
         disk::file_system(data),
         disk::scheduler(data),
+        disk::readahead(data),
         disk::write_cache(data),
         disk::disk(data),
     ]

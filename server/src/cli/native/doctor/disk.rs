@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::{Finding, Level, Step, proc};
 
+/// Of the kernel's readahead: with 1 MiB the tail beside cold readers was that of a quiet broker, with 8 MiB
+/// several times as long (results/, tails with both).
+const READAHEAD_KIB_MAX: u32 = 1024;
+
 /// The directory, or the nearest one above that is there.
 fn existing(dir: &Path) -> PathBuf {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
@@ -155,6 +159,29 @@ pub(super) fn scheduler(data: &Path) -> Finding {
     finding
 }
 
+/// How far the kernel reads ahead of each reader of cold data.
+pub(super) fn readahead(data: &Path) -> Finding {
+    let Some((device, queue)) = queue(data) else {
+        return Finding::ok("readahead", "no block device is seen here".to_owned());
+    };
+    let path = queue.join("read_ahead_kb");
+    judge_readahead(&device, &path, &proc(&path.to_string_lossy()))
+}
+
+fn judge_readahead(device: &str, path: &Path, kib: &str) -> Finding {
+    let mut finding = Finding::ok("readahead", format!("{kib} KiB for {device}"));
+    let is_far = |kib: u32| kib > READAHEAD_KIB_MAX;
+    if kib.parse().is_ok_and(is_far) {
+        finding.level = Level::Hint;
+        finding.effect = "each consumer of cold data keeps the device busy with so much at once, and the \
+                          journal's next write comes behind all of it";
+        finding.remedy = "1024: cold consumers read a little slower, and producers beside them wait for \
+                          less (docs/tuning.md has both, measured)";
+        finding.step = Step::write(&path.to_string_lossy(), "1024", kib);
+    }
+    finding
+}
+
 /// Whether the device may lose what it has acknowledged unless it is told to flush.
 pub(super) fn write_cache(data: &Path) -> Finding {
     let Some((device, queue)) = queue(data) else {
@@ -172,6 +199,24 @@ pub(super) fn write_cache(data: &Path) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_that_reads_far_ahead_is_told_of() {
+        let path = Path::new("/sys/block/vda/queue/read_ahead_kb");
+        let of = |kib| judge_readahead("vda", path, kib);
+        let far = of("8192");
+        assert_eq!(
+            (far.level, far.found.as_str()),
+            (Level::Hint, "8192 KiB for vda")
+        );
+        assert_eq!(
+            far.step,
+            Step::write(&path.to_string_lossy(), "1024", "8192")
+        );
+        for kib in ["0", "128", "1024", ""] {
+            assert_eq!(of(kib).level, Level::Ok, "{kib}");
+        }
+    }
 
     #[test]
     fn a_directory_that_is_not_there_yet_is_judged_by_its_parent() {
