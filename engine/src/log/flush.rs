@@ -227,8 +227,8 @@ impl Log {
         Ok(())
     }
 
-    /// Closes the log for a clean stop: flushes, cuts what was preallocated or reserved, writes
-    /// the indexes of the active segment. Appends are refused from here on; reads still work. Returns the recovery point,
+    /// Closes the log for a clean stop: flushes, cuts what was preallocated or reserved, writes the indexes of
+    /// the active segment. Appends are refused from here on; reads still work. Returns the recovery point,
     /// which is the log end offset.
     ///
     /// # Errors

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::{Finding, Level, Step, proc};
 
-/// Of the kernel's readahead: with 1 MiB the tail beside cold readers was that of a quiet broker, with 8 MiB
-/// several times as long (results/, tails with both).
+/// Of the kernel's readahead: with 1 MiB produce's p99 beside cold readers was about that of a quiet broker, with
+/// 8 MiB ten times as long (results/2026-11-23-amd-epyc-2cpu-tails).
 const READAHEAD_KIB_MAX: u32 = 1024;
 
 /// The directory, or the nearest one above that is there.
