@@ -273,23 +273,21 @@ async fn use_fleeting(
 pub(crate) async fn settle(scene: Rc<Scene>, ending: Ending) {
     let generation = scene.generation.get();
     while scene.generation.get() == generation {
-        if let Ok(mut connection) = scene.connect()
-            && let Ok(true) = settle_once(&scene, &mut connection, ending).await
-            && scene.generation.get() == generation
-        {
-            scene.tell("the books are settled");
-            scene.gate.set(true);
-            return;
+        match settle_anew(&scene, ending).await {
+            Ok(true) if scene.generation.get() == generation => {
+                scene.tell("the books are settled");
+                scene.gate.set(true);
+                return;
+            }
+            Ok(_) => {}
+            Err(Lost) => scene.tell("after the start: a connection was lost"),
         }
         scene.pause(5).await;
     }
 }
 
-async fn settle_once(
-    scene: &Scene,
-    connection: &mut Connection,
-    ending: Ending,
-) -> Result<bool, Lost> {
+async fn settle_anew(scene: &Scene, ending: Ending) -> Result<bool, Lost> {
+    let connection = &mut scene.connect()?;
     for name in STABLE_TOPICS
         .map(|(name, _)| name)
         .into_iter()
@@ -313,6 +311,9 @@ async fn settle_once(
                 }
                 Err(code) => {
                     scene.tolerate("fetch", code);
+                    scene.tell(&format!(
+                        "after the start: {name}-{partition} answers error {code}"
+                    ));
                     return Ok(false);
                 }
             }
@@ -322,10 +323,16 @@ async fn settle_once(
     for key in keys {
         let (group, topic, partition) = &key;
         if !find_coordinator(scene, connection, group).await? {
+            scene.tell(&format!(
+                "after the start: group {group} has no coordinator"
+            ));
             return Ok(false);
         }
         let (code, offset, metadata) = committed(connection, group, topic, *partition).await?;
         if code != 0 {
+            scene.tell(&format!(
+                "after the start: group {group} answers error {code}"
+            ));
             assert!(is_passing(code), "OffsetFetch: error {code}");
             return Ok(false);
         }

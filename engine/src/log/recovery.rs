@@ -220,7 +220,12 @@ impl Opener<'_> {
                 break;
             }
         }
-        let is_end_lost = self.log_end_offset < recovery_point && !self.opening.accept_loss;
+        let log_start_offset = self.opening.log_start_offset.unwrap_or(0);
+        // Of what DeleteRecords has deleted nothing can be lost: a crash may have come while the log was begun
+        // anew at its start offset, as below.
+        let is_end_lost = self.log_end_offset < recovery_point
+            && log_start_offset < recovery_point
+            && !self.opening.accept_loss;
         if is_end_lost && !(bases.is_empty() && self.is_made_by_hand().await?) {
             return Err(LogError::Corrupt {
                 path: self.directory.to_owned(),
@@ -232,7 +237,6 @@ impl Opener<'_> {
                 remedy: LOSS_REMEDY,
             });
         }
-        let log_start_offset = self.opening.log_start_offset.unwrap_or(0);
         if self.segments.is_empty() || log_start_offset > self.log_end_offset {
             // All that is left was deleted by DeleteRecords before (Kafka: LogLoader,
             // deleteSegmentsIfLogStartGreaterThanLogEnd).

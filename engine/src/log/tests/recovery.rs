@@ -509,3 +509,30 @@ fn a_start_offset_above_the_end_begins_anew() {
         assert_eq!(log.segments().len(), 1);
     });
 }
+
+#[test]
+fn a_crash_while_the_log_begins_anew_at_its_start_offset_loses_nothing() {
+    let place = Place::new();
+    filled(&place, false);
+    let directory = place.partition();
+    // Its segments had been removed, its new one had not been made.
+    let segments = std::fs::read_dir(&directory).unwrap();
+    for entry in segments.map(|entry| entry.unwrap().path()) {
+        if entry.file_name().unwrap() != "partition.metadata" {
+            std::fs::remove_file(entry).unwrap();
+        }
+    }
+    std::fs::write(directory.join("leader-epoch-checkpoint"), "0\n0\n").unwrap();
+    run(move |files| async move {
+        let opening = |log_start_offset| Opening {
+            log_start_offset: Some(log_start_offset),
+            ..unclean(2)
+        };
+        let refused = open(&files, &directory, opening(1)).await.map(|_| ());
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("stable storage up to 2"), "{refused}");
+        let (log, _) = open(&files, &directory, opening(2)).await.unwrap();
+        assert_eq!((log.log_start_offset(), log.log_end_offset()), (2, 2));
+        assert_eq!(append(&log, &[1], 5).await.base_offset, 2);
+    });
+}
