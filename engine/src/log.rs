@@ -12,7 +12,7 @@
 //! | `retention` | which old segments may go, and how they go |
 //! | `compaction`, `cleaner` | how dirty a log is, the swap; one round over its batches |
 //! | `key_map`, `transactions` | the last offset of each key; what was aborted |
-//! | `recovery` | open a directory: what of it can be believed |
+//! | `opening`, `recovery` | open a directory: what is known before and found; what of it can be believed |
 //! | `verify` | which batches are good, and which bytes are none |
 //! | `left_overs` | deletions and compactions that a stop has cut short |
 //! | `segment`, `index`, `scan` | one segment in memory; its indexes; its batches by position |
@@ -45,6 +45,7 @@ mod key_map;
 mod left_overs;
 mod load;
 mod lock;
+mod opening;
 mod read;
 mod recovery;
 mod retention;
@@ -77,8 +78,8 @@ pub use compaction::{CleanerSettings, Compacted, CompactionLimits, Dirt, LastRec
 pub use error::LogError;
 pub use files::SegmentFiles;
 pub use index::{OFFSET_ENTRY_BYTES, TIME_ENTRY_BYTES, TimestampOffset};
+pub use opening::{Opening, Recovery, Truncated};
 pub use read::FileSlice;
-pub use recovery::{Opening, Recovery, Truncated};
 pub use retention::{Deleted, Due, Retention};
 pub use verify::{Damage, DamageKind, SegmentCheck, SegmentReport, check_segment};
 
